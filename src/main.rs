@@ -1,0 +1,3 @@
+//! The `amberfs` command: hands its arguments to `cli` and its answer to the shell.
+
+fn main() {}

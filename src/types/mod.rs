@@ -1,0 +1,17 @@
+//! The words of the domain: ids, names, sizes, ranges, times and refusals. Checked once, no I/O.
+
+mod ids;
+mod metadata;
+mod names;
+mod range;
+mod refusal;
+mod size;
+mod timestamp;
+
+pub use ids::{BackupId, ChunkId, IdError, ManifestId, PackId, RepositoryId, VolumeId};
+pub use metadata::VolumeMetadata;
+pub use names::{NameError, ProjectName, SnapshotName, SourceName, VolumeName};
+pub use range::ByteRange;
+pub use refusal::{Refusal, RefusalKind};
+pub use size::{ByteSize, GIB, KIB, MIB, gib_rounded_up};
+pub use timestamp::Timestamp;
