@@ -1,1 +1,74 @@
-//! To come.
+//! Whole objects by name: put once, read in ranges, list, remove. Knows nothing of what is in them.
+//!
+//! `tests/object_store_contract.rs` holds every implementation to what is written here.
+
+mod directory;
+mod error;
+mod name;
+
+pub use directory::DirectoryStore;
+pub use error::ObjectError;
+pub use name::{ObjectKind, ObjectName};
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectEntry {
+    pub name: ObjectName,
+    pub length: u64,
+}
+
+/// A place for objects: a directory, later a RADOS pool or an S3 bucket.
+///
+/// An object is there whole and durable, or not at all, whatever happens to the writer. It is never changed in
+/// place: [`create`](Self::create) never overwrites, [`replace`](Self::replace) swaps whole objects atomically.
+/// Calls may come from several threads. After an error nothing is half done.
+pub trait ObjectStore: Send + Sync {
+    /// Says where this is, as in the configuration: `dir:/var/lib/amberfs`.
+    fn location(&self) -> String;
+
+    /// Starts a new object. The name being taken shows when it is finished: `Exists`.
+    fn create(&self, name: ObjectName) -> Result<Box<dyn ObjectWriter>, ObjectError>;
+
+    /// Puts a small object in the place of whatever has this name.
+    fn replace(&self, name: ObjectName, bytes: &[u8]) -> Result<(), ObjectError>;
+
+    /// Fills `into` from `offset`; `Truncated` when the object ends before that, `Missing` when there is none.
+    fn read(&self, name: ObjectName, offset: u64, into: &mut [u8]) -> Result<(), ObjectError>;
+
+    /// Returns the object's length in bytes; `Missing` when there is none.
+    fn length(&self, name: ObjectName) -> Result<u64, ObjectError>;
+
+    /// Lists the objects of a kind in any order. What is not named as an object is passed over.
+    fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError>;
+
+    /// Removes an object durably; not an error when there is none.
+    fn remove(&self, name: ObjectName) -> Result<(), ObjectError>;
+}
+
+impl dyn ObjectStore {
+    /// Puts a small new object; `Exists` when the name is taken.
+    pub fn put(&self, name: ObjectName, bytes: &[u8]) -> Result<(), ObjectError> {
+        let mut writer = self.create(name)?;
+        writer.append(bytes)?;
+        writer.finish()
+    }
+
+    /// Reads a whole object that may not be longer than `length_max`; a longer one is `TooLong`.
+    pub fn read_whole(&self, name: ObjectName, length_max: u64) -> Result<Vec<u8>, ObjectError> {
+        let length = self.length(name)?;
+        if length > length_max {
+            return Err(ObjectError::TooLong { name, length, length_max });
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.read(name, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// An object that is being written. Dropped unfinished it leaves nothing behind.
+pub trait ObjectWriter: Send {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), ObjectError>;
+
+    /// Makes the object durable and visible under its name.
+    fn finish(self: Box<Self>) -> Result<(), ObjectError>;
+}

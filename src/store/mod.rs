@@ -1,1 +1,143 @@
-//! To come.
+//! Chunks by id: packs over objects, found through the index, and checked against their SHA-256 on every load.
+//!
+//! A chunk is written once, into a pack; it can be loaded as soon as its pack is published. Manifests, which say
+//! what chunks an image is made of, are written and read here too: they are paged like packs are.
+
+mod cache;
+mod error;
+mod manifest_reader;
+mod manifest_writer;
+mod pack_index;
+mod writer;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use cache::{CacheStats, LoadingCache};
+pub use error::StoreError;
+pub use manifest_reader::{ManifestReader, PageCache};
+pub use manifest_writer::ManifestWriter;
+pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
+
+use crate::format::codec::{self, Compression};
+use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
+use crate::objects::{ObjectName, ObjectStore};
+use crate::types::ChunkId;
+
+/// So many damaged chunks are remembered, so that each is reported once.
+const REPORTED_MAX: usize = 10_000;
+
+/// The bytes of a chunk, checked.
+pub type ChunkBytes = Arc<[u8]>;
+
+pub struct ChunkStore {
+    objects: Arc<dyn ObjectStore>,
+    index: ChunkIndex,
+    cache: LoadingCache<ChunkId, ChunkBytes>,
+    compression: Compression,
+    reported: Mutex<HashSet<ChunkId>>,
+    /// The whole index was read again after a chunk was not found: once is enough.
+    reindexed: AtomicBool,
+}
+
+impl ChunkStore {
+    /// Takes the parts together and brings the index up to date with the packs that are there.
+    pub fn open(
+        objects: Arc<dyn ObjectStore>,
+        index: ChunkIndex,
+        compression: Compression,
+        cache_bytes: u64,
+    ) -> Result<Arc<Self>, StoreError> {
+        let store = Self {
+            objects,
+            index,
+            cache: LoadingCache::new(cache_bytes, |chunk: &ChunkBytes| chunk.len() as u64),
+            compression,
+            reported: Mutex::new(HashSet::new()),
+            reindexed: AtomicBool::new(false),
+        };
+        store.index_new_packs()?;
+        Ok(Arc::new(store))
+    }
+
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    pub fn index_stats(&self) -> IndexStats {
+        self.index.stats()
+    }
+
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Makes the index durable: the next start has less to do.
+    pub fn flush_index(&self) -> Result<(), StoreError> {
+        self.index.flush().map_err(StoreError::from)
+    }
+
+    pub fn contains(&self, id: ChunkId) -> Result<bool, StoreError> {
+        Ok(self.index.contains(id)?)
+    }
+
+    /// Returns the bytes of a chunk, whose SHA-256 was checked in this process.
+    ///
+    /// Several readers of one chunk cause one load. A damaged chunk is an error, unless it is in another pack too.
+    pub fn load(&self, id: ChunkId) -> Result<ChunkBytes, Arc<StoreError>> {
+        self.cache.get_or_load(id, || self.load_uncached(id))
+    }
+
+    fn load_uncached(&self, id: ChunkId) -> Result<ChunkBytes, StoreError> {
+        let mut places = self.index.places(id)?;
+        if places.is_empty() {
+            self.index_everything_once(id)?;
+            places = self.index.places(id)?;
+        }
+        let mut result = Err(StoreError::ChunkMissing { id });
+        for place in places {
+            result = self.load_from(id, &place);
+            match &result {
+                Ok(_) => break,
+                Err(error) => self.report(id, error),
+            }
+        }
+        if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
+            self.report(id, error);
+        }
+        result
+    }
+
+    fn load_from(&self, id: ChunkId, place: &ChunkPlace) -> Result<ChunkBytes, StoreError> {
+        let mut stored = vec![0; place.stored_length as usize];
+        self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), &mut stored)?;
+        let mut plain: ChunkBytes = vec![0; place.plain_length as usize].into();
+        let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
+        let Some(into) = Arc::get_mut(&mut plain) else {
+            return Err(corrupt("its buffer is shared".to_owned()));
+        };
+        codec::decompress(place.codec, &stored, into).map_err(|error| corrupt(error.to_string()))?;
+        if ChunkId::of(&plain) != id {
+            return Err(corrupt("its bytes have another SHA-256".to_owned()));
+        }
+        Ok(plain)
+    }
+
+    /// Reads all footers again when a chunk that a manifest names is not in the index: the index may have lost it.
+    fn index_everything_once(&self, id: ChunkId) -> Result<(), StoreError> {
+        if self.reindexed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        tracing::warn!(chunk = %id, "a chunk is not in the index: all packs are indexed again");
+        self.index_all_packs()
+    }
+
+    fn report(&self, id: ChunkId, error: &StoreError) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() < REPORTED_MAX && reported.insert(id) {
+            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(chunk = %id, cause, "{error}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A backup's record: the fields of the contract, and what amberfs needs to go on with it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::FormatError;
+use super::document::{self, DocumentKind};
+use crate::types::{
+    BackupId, ManifestId, ProjectName, SnapshotName, SourceName, Timestamp, VolumeId, VolumeMetadata,
+    VolumeName,
+};
+
+const KIND: DocumentKind = DocumentKind { magic: "amberfs-record", what: "backup record", version: 1 };
+
+/// The states of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupStatus {
+    Creating,
+    Available,
+    Restoring,
+    Deleting,
+    Error,
+    ErrorDeleting,
+}
+
+impl BackupStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Available => "available",
+            Self::Restoring => "restoring",
+            Self::Deleting => "deleting",
+            Self::Error => "error",
+            Self::ErrorDeleting => "error_deleting",
+        }
+    }
+
+    /// Is the whole image durable and readable?
+    pub const fn is_readable(self) -> bool {
+        matches!(self, Self::Available | Self::Restoring)
+    }
+}
+
+impl std::fmt::Display for BackupStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which manifest object holds the extents, and what its bytes must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestReference {
+    pub id: ManifestId,
+    pub length: u64,
+    /// SHA-256, in hexadecimal, of the manifest's tail, which holds the checksums of everything else in it.
+    pub tail_sha256: String,
+}
+
+/// A snapshot at the source: the base of the next incremental, or what a running backup reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotReference {
+    pub name: SnapshotName,
+    pub id: u64,
+    pub size_bytes: u64,
+    pub created_at: Timestamp,
+    /// Made by amberfs, which removes it when nobody needs it any more. Others' are never touched.
+    pub ours: bool,
+}
+
+/// One backup, whole: what `records/ID` holds and what `backups/ID/record` exports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRecord {
+    pub id: BackupId,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub project: ProjectName,
+    pub status: BackupStatus,
+    pub fail_reason: Option<String>,
+    pub volume_id: VolumeId,
+    pub volume_name: VolumeName,
+    pub source: SourceName,
+    pub size_bytes: u64,
+    /// New bytes that this backup added to the repository.
+    pub stored_bytes: u64,
+    /// Objects that this backup added to the repository.
+    pub object_count: u64,
+    pub availability_zone: Option<String>,
+    pub parent_id: Option<BackupId>,
+    /// The snapshot that the user named; null when amberfs made one.
+    pub snapshot_id: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub data_timestamp: Timestamp,
+    pub properties: BTreeMap<String, String>,
+    pub volume_metadata: VolumeMetadata,
+    pub image_sha256: Option<String>,
+    pub last_verified_at: Option<Timestamp>,
+
+    /// Bytes of the image that are not holes, the whole chain resolved.
+    pub allocated_bytes: u64,
+    /// Set when the backup becomes available.
+    pub manifest: Option<ManifestReference>,
+    /// The snapshot at the source that belongs to this backup, while there is one.
+    pub snapshot: Option<SnapshotReference>,
+    /// While `restoring`: the volume that is being filled, so that a start after a crash can clean up.
+    pub restore_target: Option<RestoreTarget>,
+}
+
+/// Where a running restore writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTarget {
+    pub source: SourceName,
+    pub volume: VolumeName,
+    /// A new volume, under its temporary name: removed when the restore does not end well.
+    pub is_new: bool,
+}
+
+impl BackupRecord {
+    pub fn is_incremental(&self) -> bool {
+        self.parent_id.is_some()
+    }
+
+    pub fn encode(&self) -> Result<String, FormatError> {
+        document::encode(KIND, self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        document::decode(KIND, bytes)
+    }
+}

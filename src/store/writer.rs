@@ -1,0 +1,202 @@
+//! Writes chunks into packs.
+//!
+//! [`ChunkStore::prepare`] hashes and compresses and may run on many threads; [`ChunkWriter::add`] is called in
+//! image order, so that what is read together lies together. A full pack is synced and published by a thread of
+//! its own while the next one is filled. Chunks of packs that are not published yet are known to this writer only.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::{ChunkStore, StoreError};
+use crate::format::codec::{self, Codec};
+use crate::format::pack::{self, PackEntry};
+use crate::objects::{ObjectName, ObjectWriter};
+use crate::types::{ChunkId, PackId};
+
+/// Packs that may wait for their sync; each holds its dirty pages in the kernel only.
+const UNPUBLISHED_MAX: usize = 2;
+
+/// A chunk that is ready to be added.
+pub struct PreparedChunk {
+    pub id: ChunkId,
+    pub plain_length: u32,
+    /// `None` when the repository has the chunk already.
+    stored: Option<(Codec, Vec<u8>)>,
+}
+
+/// What a writer added to the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteStats {
+    pub pack_count: u64,
+    pub pack_bytes: u64,
+    pub chunk_count: u64,
+    /// Plain bytes of the new chunks.
+    pub plain_bytes: u64,
+}
+
+impl ChunkStore {
+    /// Hashes a chunk and compresses it unless the repository has it.
+    pub fn prepare(&self, plain: &[u8]) -> Result<PreparedChunk, StoreError> {
+        let id = ChunkId::of(plain);
+        let plain_length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+        if self.contains(id)? {
+            return Ok(PreparedChunk { id, plain_length, stored: None });
+        }
+        let mut stored = Vec::new();
+        let codec = codec::compress(self.compression, plain, &mut stored);
+        Ok(PreparedChunk { id, plain_length, stored: Some((codec, stored)) })
+    }
+
+    /// Starts writing. One writer belongs to one job.
+    pub fn writer(self: &Arc<Self>) -> ChunkWriter {
+        let unpublished = Arc::new(Mutex::new(HashSet::new()));
+        let (full_packs, receiver) = bounded::<FullPack>(UNPUBLISHED_MAX);
+        let store = Arc::clone(self);
+        let known = Arc::clone(&unpublished);
+        let publisher = std::thread::spawn(move || {
+            // The first error ends the loop and with it the channel: nothing is published behind a failed sync.
+            receiver.into_iter().try_for_each(|pack| pack.publish(&store, &known))
+        });
+        ChunkWriter {
+            store: Arc::clone(self),
+            open: None,
+            unpublished,
+            publisher: Some((full_packs, publisher)),
+            stats: WriteStats::default(),
+        }
+    }
+}
+
+pub struct ChunkWriter {
+    store: Arc<ChunkStore>,
+    open: Option<OpenPack>,
+    /// Chunks in the open pack and in those that wait for their sync.
+    unpublished: Arc<Mutex<HashSet<ChunkId>>>,
+    publisher: Option<(Sender<FullPack>, JoinHandle<Result<(), StoreError>>)>,
+    stats: WriteStats,
+}
+
+impl ChunkWriter {
+    /// Adds a chunk unless it is there. It is durable when [`finish`](Self::finish) has returned.
+    pub fn add(&mut self, chunk: PreparedChunk) -> Result<(), StoreError> {
+        let Some((codec, stored)) = chunk.stored else { return Ok(()) };
+        if lock(&self.unpublished).contains(&chunk.id) || self.store.contains(chunk.id)? {
+            return Ok(());
+        }
+        let pack = match &mut self.open {
+            Some(pack) => pack,
+            None => self.open.insert(OpenPack::create(&self.store)?),
+        };
+        pack.append(chunk.id, chunk.plain_length, codec, &stored)?;
+        lock(&self.unpublished).insert(chunk.id);
+        self.stats.chunk_count += 1;
+        self.stats.plain_bytes += u64::from(chunk.plain_length);
+        if pack.length >= pack::LENGTH_TARGET {
+            self.close_pack()?;
+        }
+        Ok(())
+    }
+
+    fn close_pack(&mut self) -> Result<(), StoreError> {
+        let Some(pack) = self.open.take() else { return Ok(()) };
+        let full = pack.close()?;
+        self.stats.pack_count += 1;
+        self.stats.pack_bytes += full.length;
+        let sent = self.publisher.as_ref().map(|(full_packs, _)| full_packs.send(full));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            // The publisher ended with an error: that one is the one to tell.
+            _ => self.join_publisher().and(Err(StoreError::Stopped)),
+        }
+    }
+
+    fn join_publisher(&mut self) -> Result<(), StoreError> {
+        match self.publisher.take() {
+            Some((full_packs, publisher)) => {
+                drop(full_packs);
+                publisher.join().unwrap_or(Err(StoreError::Stopped))
+            }
+            None => Err(StoreError::Stopped),
+        }
+    }
+
+    /// Returns when all that was added is durable and in the index.
+    pub fn finish(mut self) -> Result<WriteStats, StoreError> {
+        self.close_pack()?;
+        self.join_publisher()?;
+        Ok(self.stats)
+    }
+}
+
+impl Drop for ChunkWriter {
+    /// Lets full packs be published, which only makes the next try cheaper; the open one leaves nothing.
+    fn drop(&mut self) {
+        let _ = self.join_publisher();
+    }
+}
+
+struct OpenPack {
+    id: PackId,
+    object: Box<dyn ObjectWriter>,
+    entries: Vec<PackEntry>,
+    length: u64,
+}
+
+impl OpenPack {
+    fn create(store: &ChunkStore) -> Result<Self, StoreError> {
+        let id = PackId::random();
+        let mut object = store.objects.create(ObjectName::Pack(id))?;
+        object.append(&pack::encode_head())?;
+        Ok(Self { id, object, entries: Vec::new(), length: pack::HEAD_LENGTH })
+    }
+
+    fn append(
+        &mut self,
+        id: ChunkId,
+        plain_length: u32,
+        codec: Codec,
+        stored: &[u8],
+    ) -> Result<(), StoreError> {
+        // A pack is closed long before its offsets leave 32 bits.
+        let offset = u32::try_from(self.length).map_err(|_| StoreError::Stopped)?;
+        let stored_length = u32::try_from(stored.len()).map_err(|_| StoreError::Stopped)?;
+        self.object.append(stored)?;
+        self.entries.push(PackEntry { id, offset, stored_length, plain_length, codec });
+        self.length += u64::from(stored_length);
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<FullPack, StoreError> {
+        let footer = pack::encode_footer(&self.entries, self.length);
+        self.object.append(&footer)?;
+        let length = self.length + footer.len() as u64;
+        Ok(FullPack { id: self.id, object: self.object, entries: self.entries, length })
+    }
+}
+
+/// A pack that is written and not yet synced.
+struct FullPack {
+    id: PackId,
+    object: Box<dyn ObjectWriter>,
+    entries: Vec<PackEntry>,
+    length: u64,
+}
+
+impl FullPack {
+    fn publish(self, store: &ChunkStore, unpublished: &Mutex<HashSet<ChunkId>>) -> Result<(), StoreError> {
+        self.object.finish()?;
+        store.index.insert_pack(self.id, self.length, &self.entries)?;
+        let mut unpublished = lock(unpublished);
+        for entry in &self.entries {
+            unpublished.remove(&entry.id);
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
