@@ -1,0 +1,121 @@
+//! What can be said of a job: the fields of `jobs/ID`, in the order and with the names of the contract.
+
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+use crate::types::{Refusal, Timestamp};
+
+/// Numbers the jobs of one daemon, from 1 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct JobId(pub(super) u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Queued,
+    Running,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// Whom a job concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSubject {
+    pub backup: Option<String>,
+    pub volume: Option<String>,
+    pub project: String,
+}
+
+/// A job as it is at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobReport {
+    pub id: JobId,
+    pub kind: &'static str,
+    pub state: JobState,
+    pub backup: Option<String>,
+    pub volume: Option<String>,
+    pub project: String,
+    pub bytes_done: u64,
+    /// 0 until the job knows.
+    pub bytes_total: u64,
+    /// Over the recent seconds while the job runs, over all of it afterwards.
+    pub bytes_per_second: u64,
+    pub queued_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    #[serde(serialize_with = "name_and_sentence")]
+    pub error: Option<Refusal>,
+}
+
+fn name_and_sentence<S: Serializer>(error: &Option<Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(Refusal::to_string).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::RefusalKind;
+
+    #[test]
+    fn a_report_is_written_as_the_contract_says() {
+        let report = JobReport {
+            id: JobId(12),
+            kind: "backup",
+            state: JobState::Failed,
+            backup: None,
+            volume: Some("rbd/v".into()),
+            project: "default".into(),
+            bytes_done: 1,
+            bytes_total: 2,
+            bytes_per_second: 3,
+            queued_at: Timestamp::from_micros(0),
+            started_at: None,
+            ended_at: None,
+            error: Some(Refusal::new(RefusalKind::Failed, "no more space")),
+        };
+        let expected = concat!(
+            r#"{"id":12,"kind":"backup","state":"failed","backup":null,"volume":"rbd/v","project":"default","#,
+            r#""bytes_done":1,"bytes_total":2,"bytes_per_second":3,"queued_at":"1970-01-01T00:00:00.000000Z","#,
+            r#""started_at":null,"ended_at":null,"error":"Failed: no more space"}"#,
+        );
+        assert_eq!(serde_json::to_string(&report).unwrap(), expected);
+        assert_eq!("12".parse(), Ok(JobId(12)));
+    }
+}
