@@ -1,1 +1,232 @@
-//! To come.
+//! Which backups, chains, projects and quotas there are.
+//!
+//! A change is durable in the repository before anybody sees it here. The catalog is read from the records at the
+//! start and from nowhere else.
+
+mod info;
+mod project;
+mod select;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+pub use crate::format::record::{
+    BackupRecord, BackupStatus, ManifestReference, RestoreTarget, SnapshotReference,
+};
+pub use info::BackupInfo;
+pub use project::{Project, Quota};
+
+use crate::format::{FormatError, document};
+use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use crate::sysio::clock;
+use crate::types::{BackupId, SourceName, VolumeId, VolumeName};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error("no backup {id}")]
+    NotFound { id: BackupId },
+
+    /// The chain of a backup is not whole: its image cannot be read.
+    #[error("backup {id} leans on backup {parent}, which is not there or not readable")]
+    BrokenChain { id: BackupId, parent: BackupId },
+
+    #[error("the record of backup {id}")]
+    Format {
+        id: BackupId,
+        #[source]
+        source: FormatError,
+    },
+
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+}
+
+/// The longest chain that is followed: a bound for whoever reads a repository that somebody else wrote.
+const CHAIN_LENGTH_MAX: usize = 100_000;
+
+pub struct Catalog {
+    objects: Arc<dyn ObjectStore>,
+    backups: RwLock<Backups>,
+    /// Serialises changes: read, modify, write durably, show.
+    changing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Backups {
+    by_id: BTreeMap<BackupId, Arc<BackupRecord>>,
+    by_volume: HashMap<(SourceName, VolumeName), BTreeSet<BackupId>>,
+    children: HashMap<BackupId, BTreeSet<BackupId>>,
+}
+
+impl Backups {
+    fn insert(&mut self, record: Arc<BackupRecord>) {
+        self.remove(record.id);
+        let volume = (record.source.clone(), record.volume_name.clone());
+        self.by_volume.entry(volume).or_default().insert(record.id);
+        if let Some(parent) = record.parent_id {
+            self.children.entry(parent).or_default().insert(record.id);
+        }
+        self.by_id.insert(record.id, record);
+    }
+
+    fn remove(&mut self, id: BackupId) {
+        let Some(record) = self.by_id.remove(&id) else { return };
+        let volume = (record.source.clone(), record.volume_name.clone());
+        if let Some(ids) = self.by_volume.get_mut(&volume) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_volume.remove(&volume);
+            }
+        }
+        if let Some(parent) = record.parent_id
+            && let Some(children) = self.children.get_mut(&parent)
+        {
+            children.remove(&id);
+            if children.is_empty() {
+                self.children.remove(&parent);
+            }
+        }
+    }
+}
+
+impl Catalog {
+    /// Reads all records. One that cannot be read is reported and left out; the others are not affected.
+    pub fn load(objects: Arc<dyn ObjectStore>) -> Result<Self, CatalogError> {
+        let mut backups = Backups::default();
+        for ObjectEntry { name, .. } in objects.list(ObjectKind::Record)? {
+            let ObjectName::Record(id) = name else { continue };
+            match read_record(objects.as_ref(), id) {
+                Ok(record) => backups.insert(Arc::new(record)),
+                Err(error) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(backup = %id, cause, "{error}: the backup is not shown");
+                }
+            }
+        }
+        Ok(Self { objects, backups: RwLock::new(backups), changing: Mutex::new(()) })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Backups> {
+        self.backups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, id: BackupId) -> Option<Arc<BackupRecord>> {
+        self.read().by_id.get(&id).cloned()
+    }
+
+    /// Returns all backups, in the order of their ids.
+    pub fn all(&self) -> Vec<Arc<BackupRecord>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    pub fn count(&self) -> usize {
+        self.read().by_id.len()
+    }
+
+    /// Returns the backups of a volume by its name, oldest data first.
+    pub fn of_volume(&self, source: &SourceName, volume: &VolumeName) -> Vec<Arc<BackupRecord>> {
+        let backups = self.read();
+        let ids = backups.by_volume.get(&(source.clone(), volume.clone()));
+        let mut records: Vec<_> =
+            ids.into_iter().flatten().filter_map(|id| backups.by_id.get(id).cloned()).collect();
+        records.sort_by_key(|record| (record.data_timestamp, record.id));
+        records
+    }
+
+    /// Returns the volumes that have backups, by name.
+    pub fn volumes(&self) -> Vec<(SourceName, VolumeName)> {
+        self.read().by_volume.keys().cloned().collect()
+    }
+
+    /// Returns the readable backup of a volume whose data is the newest.
+    pub fn latest(&self, source: &SourceName, volume: &VolumeName) -> Option<Arc<BackupRecord>> {
+        self.of_volume(source, volume).into_iter().rfind(|record| record.status.is_readable())
+    }
+
+    /// Returns the backups of one volume of a source, by the volume's id, oldest data first.
+    pub fn of_volume_id(&self, source: &SourceName, volume: &VolumeId) -> Vec<Arc<BackupRecord>> {
+        let backups = self.read();
+        let mut records: Vec<_> = backups
+            .by_id
+            .values()
+            .filter(|record| record.source == *source && record.volume_id == *volume)
+            .cloned()
+            .collect();
+        records.sort_by_key(|record| (record.data_timestamp, record.id));
+        records
+    }
+
+    /// Returns the backups that lean on this one directly.
+    pub fn dependents(&self, id: BackupId) -> Vec<BackupId> {
+        self.read().children.get(&id).into_iter().flatten().copied().collect()
+    }
+
+    pub fn has_dependents(&self, id: BackupId) -> bool {
+        self.read().children.contains_key(&id)
+    }
+
+    /// Returns the manifests that make up a backup's image, its own first, a full backup's last.
+    pub fn chain(&self, id: BackupId) -> Result<Vec<ManifestReference>, CatalogError> {
+        let backups = self.read();
+        let mut record = backups.by_id.get(&id).ok_or(CatalogError::NotFound { id })?;
+        let mut chain = Vec::new();
+        loop {
+            let broken = || CatalogError::BrokenChain { id, parent: record.id };
+            let manifest = record.manifest.as_ref().filter(|_| chain.len() < CHAIN_LENGTH_MAX);
+            chain.push(manifest.ok_or_else(broken)?.clone());
+            let Some(parent) = record.parent_id else { return Ok(chain) };
+            record = backups.by_id.get(&parent).ok_or(CatalogError::BrokenChain { id, parent })?;
+        }
+    }
+
+    /// Adds a backup, durably.
+    pub fn insert(&self, record: BackupRecord) -> Result<Arc<BackupRecord>, CatalogError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publish(record)
+    }
+
+    /// Changes a backup, durably; `updated_at` is set.
+    pub fn update(
+        &self,
+        id: BackupId,
+        change: impl FnOnce(&mut BackupRecord),
+    ) -> Result<Arc<BackupRecord>, CatalogError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.get(id).ok_or(CatalogError::NotFound { id })?;
+        let mut record = BackupRecord::clone(&record);
+        change(&mut record);
+        record.updated_at = clock::now();
+        self.publish(record)
+    }
+
+    fn publish(&self, record: BackupRecord) -> Result<Arc<BackupRecord>, CatalogError> {
+        let id = record.id;
+        let text = record.encode().map_err(|source| CatalogError::Format { id, source })?;
+        self.objects.replace(ObjectName::Record(id), text.as_bytes())?;
+        let record = Arc::new(record);
+        self.backups.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&record));
+        Ok(record)
+    }
+
+    /// Removes a backup's record, durably.
+    pub fn remove(&self, id: BackupId) -> Result<(), CatalogError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.objects.remove(ObjectName::Record(id))?;
+        self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        Ok(())
+    }
+}
+
+fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
+    let bytes = objects.read_whole(ObjectName::Record(id), document::LENGTH_MAX)?;
+    let record = BackupRecord::decode(&bytes).map_err(|source| CatalogError::Format { id, source })?;
+    if record.id != id {
+        let why = format!("it is the record of backup {}", record.id);
+        return Err(CatalogError::Format {
+            id,
+            source: FormatError::Malformed { what: "backup record", why },
+        });
+    }
+    Ok(record)
+}

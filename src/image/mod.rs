@@ -1,1 +1,216 @@
-//! To come.
+//! A backup as bytes: its chain of manifests laid over each other, newest on top, and the chunks they name.
+//!
+//! Regions of the image are resolved into lists of segments when they are first touched, and kept in a bounded
+//! cache. A read then costs a lookup in such a list, however long the chain is.
+
+mod resolve;
+
+use std::sync::Arc;
+
+use crate::format::manifest::{ManifestExtent, Target};
+use crate::format::record::ManifestReference;
+use crate::objects::ObjectStore;
+use crate::store::{ChunkStore, LoadingCache, ManifestReader, PageCache, StoreError};
+use crate::types::{ByteRange, ManifestId};
+
+/// A region is resolved at once: large enough that the walk down the chain is shared by many reads, small enough
+/// that a random read does not wait for it.
+const REGION_BYTES: u64 = 4 << 20;
+
+/// The resolved segments of a region, ascending, without gaps.
+type Segments = Arc<[ManifestExtent]>;
+
+/// What all images share: decoded manifest pages and resolved regions, each bounded in bytes.
+pub struct ImageCaches {
+    pages: Arc<PageCache>,
+    regions: LoadingCache<(ManifestId, u64), Segments>,
+}
+
+impl ImageCaches {
+    pub fn new(bytes_max: u64) -> Arc<Self> {
+        let weigh = |segments: &Segments| (segments.len() * size_of::<ManifestExtent>()) as u64;
+        Arc::new(Self {
+            pages: Arc::new(PageCache::new(bytes_max / 2)),
+            regions: LoadingCache::new(bytes_max / 2, weigh),
+        })
+    }
+}
+
+/// One backup's image. It never changes; reading needs no lock of its own.
+pub struct Image {
+    store: Arc<ChunkStore>,
+    caches: Arc<ImageCaches>,
+    /// Newest first; the last one is of a full backup.
+    layers: Vec<ManifestReader>,
+    newest: ManifestId,
+    size_bytes: u64,
+}
+
+impl Image {
+    /// Opens the image whose chain is given newest first and ends with a full backup.
+    pub fn open(
+        store: Arc<ChunkStore>,
+        caches: Arc<ImageCaches>,
+        chain: &[ManifestReference],
+    ) -> Result<Self, StoreError> {
+        let open = |reference| {
+            let objects: Arc<dyn ObjectStore> = Arc::clone(store.objects());
+            ManifestReader::open(objects, Arc::clone(&caches.pages), reference)
+        };
+        let layers = chain.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        // The catalog gives no empty chain; without a layer there is nothing that could be read.
+        let newest = layers.first().ok_or(StoreError::Stopped)?;
+        let (newest, size_bytes) = (newest.id(), newest.size_bytes());
+        Ok(Self { store, caches, layers, newest, size_bytes })
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// How many backups the image is made of.
+    pub fn chain_length(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Fills `into` from `offset` and returns how many bytes there are before the end of the image.
+    ///
+    /// All bytes were checked in this process. An error concerns this range only.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, Arc<StoreError>> {
+        let range = ByteRange::new(offset, into.len() as u64).below(self.size_bytes);
+        let mut rest = into;
+        for piece in range.split_on_grid(REGION_BYTES) {
+            let segments = self.region(piece.start() / REGION_BYTES)?;
+            for segment in overlapping(&segments, piece) {
+                let wanted = segment.range.intersection(piece);
+                let (part, behind) = rest.split_at_mut(length_of(wanted));
+                self.read_segment(segment, wanted, part)?;
+                rest = behind;
+            }
+        }
+        Ok(length_of(range))
+    }
+
+    fn read_segment(
+        &self,
+        segment: &ManifestExtent,
+        wanted: ByteRange,
+        into: &mut [u8],
+    ) -> Result<(), Arc<StoreError>> {
+        let Target::Chunk { id, offset } = segment.target else {
+            into.fill(0);
+            return Ok(());
+        };
+        let chunk = self.store.load(id)?;
+        let start = offset as usize + length_of(ByteRange::between(segment.range.start(), wanted.start()));
+        let bytes = chunk.get(start..start + into.len()).ok_or_else(|| {
+            let why = format!("{wanted} reach beyond the end of chunk {id}");
+            StoreError::ManifestCorrupt { id: self.newest, why }
+        })?;
+        into.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Calls `visit` with the resolved segments of a range, ascending, without gaps, cut to the range.
+    pub fn segments(
+        &self,
+        range: ByteRange,
+        mut visit: impl FnMut(ManifestExtent),
+    ) -> Result<(), Arc<StoreError>> {
+        for piece in range.below(self.size_bytes).split_on_grid(REGION_BYTES) {
+            for segment in overlapping(&*self.region(piece.start() / REGION_BYTES)?, piece) {
+                visit(resolve::cut(segment, segment.range.intersection(piece)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes of a range are not holes.
+    pub fn allocated_bytes(&self, range: ByteRange) -> Result<u64, Arc<StoreError>> {
+        let mut bytes = 0;
+        let mut from = range.start();
+        while let Some(data) = self.next_data(from)?.filter(|data| *data < range.end()) {
+            let end = self.next_hole(data)?.min(range.end());
+            bytes += end - data;
+            from = end;
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the first offset from here on that is not in a hole.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, Arc<StoreError>> {
+        let mut from = offset;
+        while from < self.size_bytes {
+            // What no layer has as data is a hole: skipping it makes a 4 TiB hole one step.
+            let Some(candidate) = self.first_chunk_of_any_layer(from)? else { return Ok(None) };
+            let region = region_around(candidate);
+            let segments = self.region(candidate / REGION_BYTES)?;
+            let rest = ByteRange::between(candidate, region.end());
+            let data = overlapping(&segments, rest).iter().find(|segment| segment.target != Target::Zero);
+            if let Some(segment) = data {
+                return Ok(Some(segment.range.start().max(candidate)));
+            }
+            from = region.end();
+        }
+        Ok(None)
+    }
+
+    /// Returns the first offset from here on that is in a hole; the end of the image counts as one.
+    pub fn next_hole(&self, offset: u64) -> Result<u64, Arc<StoreError>> {
+        if let [only] = self.layers.as_slice() {
+            let mut hole = self.size_bytes;
+            only.visit(ByteRange::between(offset, self.size_bytes), |extent| {
+                if extent.target == Target::Zero {
+                    hole = extent.range.start().max(offset);
+                }
+                extent.target != Target::Zero
+            })?;
+            return Ok(hole);
+        }
+        for piece in ByteRange::between(offset, self.size_bytes).split_on_grid(REGION_BYTES) {
+            let segments = self.region(piece.start() / REGION_BYTES)?;
+            let hole = overlapping(&segments, piece).iter().find(|segment| segment.target == Target::Zero);
+            if let Some(segment) = hole {
+                return Ok(segment.range.start().max(offset));
+            }
+        }
+        Ok(self.size_bytes)
+    }
+
+    fn first_chunk_of_any_layer(&self, from: u64) -> Result<Option<u64>, Arc<StoreError>> {
+        let mut first: Option<u64> = None;
+        for layer in &self.layers {
+            let end = first.unwrap_or(self.size_bytes);
+            layer.visit(ByteRange::between(from, end), |extent| {
+                if extent.target == Target::Zero {
+                    return true;
+                }
+                first = Some(extent.range.start().max(from));
+                false
+            })?;
+        }
+        Ok(first)
+    }
+
+    fn region(&self, number: u64) -> Result<Segments, Arc<StoreError>> {
+        self.caches.regions.get_or_load((self.newest, number), || {
+            let region = region_around(number * REGION_BYTES).below(self.size_bytes);
+            resolve::resolve(&self.layers, region).map(Segments::from)
+        })
+    }
+}
+
+fn region_around(offset: u64) -> ByteRange {
+    ByteRange::new(offset - offset % REGION_BYTES, REGION_BYTES)
+}
+
+fn overlapping(segments: &[ManifestExtent], range: ByteRange) -> &[ManifestExtent] {
+    let first = segments.partition_point(|segment| segment.range.end() <= range.start());
+    let behind = segments.partition_point(|segment| segment.range.start() < range.end());
+    segments.get(first..behind).unwrap_or_default()
+}
+
+/// The length of a range that lies within a buffer.
+fn length_of(range: ByteRange) -> usize {
+    usize::try_from(range.len()).unwrap_or(usize::MAX)
+}

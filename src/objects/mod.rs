@@ -45,7 +45,7 @@ pub trait ObjectStore: Send + Sync {
     fn remove(&self, name: ObjectName) -> Result<(), ObjectError>;
 }
 
-impl dyn ObjectStore {
+impl dyn ObjectStore + '_ {
     /// Puts a small new object; `Exists` when the name is taken.
     pub fn put(&self, name: ObjectName, bytes: &[u8]) -> Result<(), ObjectError> {
         let mut writer = self.create(name)?;

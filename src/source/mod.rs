@@ -4,8 +4,10 @@
 //! `tests/source_contract.rs` holds every implementation to what is written here.
 
 mod error;
+mod registry;
 
 pub use error::SourceError;
+pub use registry::Sources;
 
 use std::time::SystemTime;
 
