@@ -128,6 +128,14 @@ impl Image {
     /// Returns how many bytes of a range are not holes.
     pub fn allocated_bytes(&self, range: ByteRange) -> Result<u64, Arc<StoreError>> {
         let mut bytes = 0;
+        if range.len() <= REGION_BYTES {
+            self.segments(range, |segment| {
+                if segment.target != Target::Zero {
+                    bytes += segment.range.len();
+                }
+            })?;
+            return Ok(bytes);
+        }
         let mut from = range.start();
         while let Some(data) = self.next_data(from)?.filter(|data| *data < range.end()) {
             let end = self.next_hole(data)?.min(range.end());
@@ -135,6 +143,20 @@ impl Image {
             from = end;
         }
         Ok(bytes)
+    }
+
+    /// Calls `visit` with the extents that the newest backup of the chain brought itself.
+    pub fn newest_layer(&self, mut visit: impl FnMut(&ManifestExtent)) -> Result<(), Arc<StoreError>> {
+        let Some(layer) = self.layers.first() else { return Ok(()) };
+        layer.visit(ByteRange::new(0, self.size_bytes), |extent| {
+            visit(extent);
+            true
+        })
+    }
+
+    /// Bytes of the image that the newest backup of the chain brought itself.
+    pub fn newest_layer_chunk_bytes(&self) -> u64 {
+        self.layers.first().map_or(0, ManifestReader::chunk_bytes)
     }
 
     /// Returns the first offset from here on that is not in a hole.

@@ -1,1 +1,129 @@
-//! To come.
+//! What amberfs does: backup and restore. Each plans and refuses first, while the command waits, and then runs as
+//! a job.
+//!
+//! A command that is refused has changed nothing. A job that fails leaves what its operation's rules say, and the
+//! next start of the daemon puts right what a crash left: see [`recovery`].
+
+mod backup;
+mod cleanup;
+mod quota;
+mod recovery;
+mod refusal;
+mod restore;
+mod select;
+mod zeros;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub use backup::{BackupAccepted, BackupRequest};
+pub use restore::{RestoreAccepted, RestoreRequest};
+pub use select::VolumeSelection;
+
+use crate::catalog::Project;
+use crate::jobs::{Budget, JobQueue};
+use crate::repository::Repository;
+use crate::source::Sources;
+use crate::types::{ByteSize, Refusal, RefusalKind, SourceName, VolumeName};
+
+/// What volumes that a restore makes are to be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VolumeType {
+    pub source: Option<SourceName>,
+    pub data_pool: Option<String>,
+    pub object_size: Option<ByteSize>,
+    pub features: Option<Vec<String>>,
+}
+
+/// An incremental backup of a volume that has no backup to lean on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutParent {
+    TakeFull,
+    Refuse,
+}
+
+#[derive(Debug, Clone)]
+pub struct OperationsOptions {
+    pub projects: Vec<Project>,
+    pub volume_types: BTreeMap<String, VolumeType>,
+    pub without_parent: WithoutParent,
+    pub memory_bytes: u64,
+}
+
+pub struct Operations {
+    repository: Arc<Repository>,
+    sources: Sources,
+    jobs: Arc<JobQueue>,
+    options: OperationsOptions,
+    /// Shared by all jobs: bytes that are being read, compressed or written.
+    budget: Budget,
+    /// Held from the check of a quota until what was checked is in the catalog.
+    accepting: Mutex<()>,
+    /// Names that running restores will give to volumes.
+    targets: Mutex<HashSet<(SourceName, VolumeName)>>,
+    shutting_down: AtomicBool,
+}
+
+impl Operations {
+    pub fn new(
+        repository: Arc<Repository>,
+        sources: Sources,
+        jobs: Arc<JobQueue>,
+        options: OperationsOptions,
+    ) -> Arc<Self> {
+        let budget = Budget::new(options.memory_bytes);
+        Arc::new(Self {
+            repository,
+            sources,
+            jobs,
+            options,
+            budget,
+            accepting: Mutex::new(()),
+            targets: Mutex::new(HashSet::new()),
+            shutting_down: AtomicBool::new(false),
+        })
+    }
+
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    pub fn jobs(&self) -> &Arc<JobQueue> {
+        &self.jobs
+    }
+
+    pub fn projects(&self) -> &[Project] {
+        &self.options.projects
+    }
+
+    /// Stops all jobs and waits for them until the deadline. Nothing is accepted any more.
+    pub fn shut_down(&self, deadline: Instant) -> usize {
+        self.shutting_down.store(true, Ordering::Release);
+        self.jobs.stop_all(deadline)
+    }
+
+    fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
+    }
+
+    fn check_writable(&self) -> Result<(), Refusal> {
+        if self.repository.is_read_only() {
+            let location = self.repository.location();
+            let sentence = format!(
+                "the repository {location} is open for reading only: another daemon writes to it, or it cannot be written to"
+            );
+            return Err(Refusal::new(RefusalKind::ReadOnly, sentence));
+        }
+        Ok(())
+    }
+
+    fn lock_targets(&self) -> MutexGuard<'_, HashSet<(SourceName, VolumeName)>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

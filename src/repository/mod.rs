@@ -25,7 +25,7 @@ use lru::LruCache;
 pub use error::RepositoryError;
 pub use location::Location;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, ManifestReference};
 use crate::format::codec::Compression;
 use crate::format::document;
 use crate::format::header::{Compatibility, RepositoryHeader};
@@ -163,12 +163,17 @@ impl Repository {
             return Ok(Arc::clone(image));
         }
         drop(images);
-        let image = Arc::new(Image::open(Arc::clone(&self.store), Arc::clone(&self.caches), &chain)?);
+        let image = Arc::new(self.open_image(&chain)?);
         if let Some(newest) = newest {
             images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
             images.put(newest, Arc::clone(&image));
         }
         Ok(image)
+    }
+
+    /// Opens the image of a chain of manifests, newest first.
+    pub fn open_image(&self, chain: &[ManifestReference]) -> Result<Image, RepositoryError> {
+        Ok(Image::open(Arc::clone(&self.store), Arc::clone(&self.caches), chain)?)
     }
 }
 

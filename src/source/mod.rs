@@ -91,6 +91,11 @@ pub trait Source: Send + Sync {
     /// `dir` or `rbd`.
     fn kind(&self) -> &'static str;
 
+    /// Can [`Snapshot::changed_since`] ever say more than `Unknown`? If not, no snapshot is kept as a base.
+    fn tracks_changes(&self) -> bool {
+        false
+    }
+
     /// Lists the volumes' names, sorted.
     fn list(&self) -> Result<Vec<VolumeName>, SourceError>;
 
@@ -179,7 +184,8 @@ pub trait VolumeWriter: Send + Sync {
     /// Makes the range read as zeros, giving space back where the source can.
     fn zero(&self, range: ByteRange) -> Result<(), SourceError>;
 
-    /// Emits what may hold something other than zeros; everything else reads as zeros.
+    /// Emits what may hold something other than zeros; everything else reads as zeros. `emit` may write to the
+    /// volume, below the end of the extent that it was given.
     fn allocated(&self, emit: &mut EmitExtent<'_>) -> Result<(), SourceError>;
 
     /// Makes all that was written durable.

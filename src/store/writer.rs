@@ -4,6 +4,7 @@
 //! image order, so that what is read together lies together. A full pack is synced and published by a thread of
 //! its own while the next one is filled. Chunks of packs that are not published yet are known to this writer only.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -37,6 +38,10 @@ pub struct WriteStats {
     pub plain_bytes: u64,
 }
 
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl ChunkStore {
     /// Hashes a chunk and compresses it unless the repository has it.
     pub fn prepare(&self, plain: &[u8]) -> Result<PreparedChunk, StoreError> {
@@ -45,9 +50,12 @@ impl ChunkStore {
         if self.contains(id)? {
             return Ok(PreparedChunk { id, plain_length, stored: None });
         }
-        let mut stored = Vec::new();
-        let codec = codec::compress(self.compression, plain, &mut stored);
-        Ok(PreparedChunk { id, plain_length, stored: Some((codec, stored)) })
+        // Compressed into a buffer that is kept, so that a prepared chunk holds no more than it needs.
+        let stored = SCRATCH.with_borrow_mut(|scratch| {
+            let codec = codec::compress(self.compression, plain, scratch);
+            (codec, scratch.clone())
+        });
+        Ok(PreparedChunk { id, plain_length, stored: Some(stored) })
     }
 
     /// Starts writing. One writer belongs to one job.

@@ -1,0 +1,174 @@
+//! Cuts a snapshot into spans: what has to be read, compared or noted, in image order.
+
+use crate::jobs::JobEnd;
+use crate::source::{Changes, Extent, ExtentKind, Snapshot, SnapshotInfo, SourceError};
+use crate::types::ByteRange;
+
+/// Data in one span: large reads, and small enough that many are under way in little memory.
+pub(super) const SPAN_BYTES: u64 = 4 << 20;
+/// Ranges in one span: bounds the memory of spans of many small extents, and of none.
+const SPAN_PIECES_MAX: usize = 2048;
+/// The source's extents are widened to whole sectors: what leans on them later is read in sectors.
+const SECTOR: u64 = 512;
+/// A hole is compared in pieces, so that no single one keeps the others waiting.
+const HOLE_BYTES: u64 = 16 << 30;
+
+/// What is to be done with a range of the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PieceKind {
+    /// Read it and store it.
+    Store,
+    /// Read it and store what differs from the parent.
+    Compare,
+    /// It is zeros: note it.
+    Zero,
+    /// It is zeros: note it where the parent's is something else.
+    CompareZero,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) range: ByteRange,
+    pub(super) kind: PieceKind,
+}
+
+/// Work for one thread at a time. Pieces are ascending and do not overlap, within and across spans.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) data_bytes: u64,
+}
+
+/// How the copy is made.
+pub(super) enum Strategy<'a> {
+    /// Everything is stored.
+    Full,
+    /// The source says what changed since this snapshot; if it cannot, everything is compared.
+    Changes { base: &'a SnapshotInfo },
+    /// Everything is compared with the parent.
+    Compare,
+}
+
+/// Receives spans in order; blocks while too many are under way.
+pub(super) type EmitSpan<'a> = dyn FnMut(Span) -> Result<(), JobEnd> + 'a;
+
+/// Emits the spans of a snapshot.
+pub(super) fn plan(
+    snapshot: &dyn Snapshot,
+    chunk_size: u64,
+    strategy: &Strategy<'_>,
+    emit: &mut EmitSpan<'_>,
+) -> Result<(), JobEnd> {
+    let size_bytes = snapshot.info().size_bytes;
+    match strategy {
+        Strategy::Full => {
+            let gap = Some(PieceKind::Zero);
+            let planner = Planner::new(size_bytes, chunk_size, PieceKind::Store, gap, emit);
+            planner.run(|emit| snapshot.allocated(emit)).map(drop)
+        }
+        Strategy::Changes { base } => {
+            let planner = Planner::new(size_bytes, SECTOR, PieceKind::Store, None, emit);
+            match planner.run(|emit| snapshot.changed_since(base, emit))? {
+                Changes::Known => Ok(()),
+                Changes::Unknown => plan(snapshot, chunk_size, &Strategy::Compare, emit),
+            }
+        }
+        Strategy::Compare => {
+            let gap = Some(PieceKind::CompareZero);
+            let planner = Planner::new(size_bytes, chunk_size, PieceKind::Compare, gap, emit);
+            planner.run(|emit| snapshot.allocated(emit)).map(drop)
+        }
+    }
+}
+
+struct Planner<'a, 'b> {
+    size_bytes: u64,
+    block: u64,
+    data: PieceKind,
+    /// What lies between the extents; `None` when it needs no mention.
+    gap: Option<PieceKind>,
+    emit: &'a mut EmitSpan<'b>,
+    span: Span,
+    /// Everything below is planned.
+    done: u64,
+}
+
+impl<'a, 'b> Planner<'a, 'b> {
+    fn new(
+        size_bytes: u64,
+        block: u64,
+        data: PieceKind,
+        gap: Option<PieceKind>,
+        emit: &'a mut EmitSpan<'b>,
+    ) -> Self {
+        Self { size_bytes, block, data, gap, emit, span: Span::default(), done: 0 }
+    }
+
+    fn run<T>(
+        mut self,
+        enumerate: impl FnOnce(&mut dyn FnMut(Extent) -> Result<(), SourceError>) -> Result<T, SourceError>,
+    ) -> Result<T, JobEnd> {
+        let mut stopped = None;
+        let result = enumerate(&mut |extent| {
+            self.add(extent).map_err(|end| {
+                stopped = Some(end);
+                SourceError::Stopped
+            })
+        });
+        match (result, stopped) {
+            (_, Some(end)) => Err(end),
+            (Err(error), None) => Err(JobEnd::Failed(error.into())),
+            (Ok(value), None) => {
+                self.fill_gap(self.size_bytes)?;
+                self.send()?;
+                Ok(value)
+            }
+        }
+    }
+
+    fn add(&mut self, extent: Extent) -> Result<(), JobEnd> {
+        let (range, kind) = match (extent.kind, self.gap) {
+            (ExtentKind::Data, _) => (extent.range.rounded_out(self.block), self.data),
+            // Zeros between allocated extents are a gap like any other.
+            (ExtentKind::Zero, Some(_)) => return Ok(()),
+            (ExtentKind::Zero, None) => (extent.range, PieceKind::Zero),
+        };
+        let range = ByteRange::between(range.start().max(self.done), range.end().min(self.size_bytes));
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.fill_gap(range.start())?;
+        self.push(range, kind)
+    }
+
+    fn fill_gap(&mut self, end: u64) -> Result<(), JobEnd> {
+        match self.gap {
+            Some(kind) => self.push(ByteRange::between(self.done, end), kind),
+            None => Ok(()),
+        }
+    }
+
+    fn push(&mut self, range: ByteRange, kind: PieceKind) -> Result<(), JobEnd> {
+        let is_data = matches!(kind, PieceKind::Store | PieceKind::Compare);
+        let step = if is_data { SPAN_BYTES } else { HOLE_BYTES };
+        for range in range.split_on_grid(step) {
+            let too_much = is_data && self.span.data_bytes + range.len() > SPAN_BYTES;
+            if too_much || self.span.pieces.len() >= SPAN_PIECES_MAX {
+                self.send()?;
+            }
+            if is_data {
+                self.span.data_bytes += range.len();
+            }
+            self.done = range.end();
+            self.span.pieces.push(Piece { range, kind });
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), JobEnd> {
+        if self.span.pieces.is_empty() {
+            return Ok(());
+        }
+        (self.emit)(std::mem::take(&mut self.span))
+    }
+}

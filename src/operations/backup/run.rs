@@ -1,0 +1,285 @@
+//! The job of a backup: copies the snapshot, makes it durable, publishes the record, and only then lets go of the
+//! snapshots that nobody needs any more.
+
+use std::sync::Arc;
+
+use super::super::Operations;
+use super::assemble::Assembler;
+use super::copy;
+use super::plan::Strategy;
+use super::work::Worker;
+use crate::catalog::{BackupRecord, BackupStatus, CatalogError, ManifestReference};
+use crate::format::manifest::Target;
+use crate::image::Image;
+use crate::jobs::{JobControl, JobEnd, Stop};
+use crate::source::{Consistency, ExtentKind, Snapshot, SnapshotInfo, Source, SourceError};
+use crate::store::{ManifestWriter, StoreError, WriteStats};
+use crate::types::{BackupId, ByteRange, Refusal, RefusalKind};
+
+/// A queued or running backup. Dropped unrun, it is put right as if it had been stopped.
+pub(super) struct BackupJob {
+    operations: Arc<Operations>,
+    id: BackupId,
+    snapshot: Option<Box<dyn Snapshot>>,
+    ended: bool,
+}
+
+impl BackupJob {
+    pub(super) fn new(
+        operations: Arc<Operations>,
+        id: BackupId,
+        snapshot: Option<Box<dyn Snapshot>>,
+    ) -> Self {
+        Self { operations, id, snapshot, ended: false }
+    }
+
+    pub(super) fn run(mut self, control: &JobControl) -> Result<(), JobEnd> {
+        let result = self.copy(control);
+        // The snapshot is closed before anybody removes it.
+        self.snapshot = None;
+        self.ended = true;
+        match &result {
+            Ok(()) => self.operations.clean_up_snapshots_of(self.id),
+            Err(end) => self.operations.end_backup(self.id, end),
+        }
+        result
+    }
+
+    fn copy(&mut self, control: &JobControl) -> Result<(), JobEnd> {
+        let operations = &self.operations;
+        let record = operations.record(self.id)?;
+        let snapshot = match &self.snapshot {
+            Some(snapshot) => snapshot,
+            None => self.snapshot.insert(operations.open_recorded_snapshot(&record)?),
+        };
+        let snapshot = snapshot.as_ref();
+        let parent = record.parent_id.map(|parent| operations.repository.image(parent)).transpose();
+        let parent = parent.map_err(Refusal::from)?;
+        control.set_total(snapshot.info().size_bytes);
+        let (manifest, stats) = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
+        let image = operations.open_new_image(&record, &manifest)?;
+        if snapshot.consistency() == Consistency::Unprotected {
+            // Nobody keeps writers away: what reads the same twice was there in between.
+            read_again(snapshot, &image, control)?;
+        }
+        snapshot.confirm().map_err(Refusal::from)?;
+        control.checkpoint()?;
+        operations.publish(&record, manifest, stats, &image, parent.as_deref())
+    }
+}
+
+impl Drop for BackupJob {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.snapshot = None;
+            let stop = if self.operations.is_shutting_down() { Stop::Shutdown } else { Stop::Cancelled };
+            self.operations.end_backup(self.id, &JobEnd::Stopped(stop));
+        }
+    }
+}
+
+impl Operations {
+    pub(in super::super) fn record(&self, id: BackupId) -> Result<Arc<BackupRecord>, Refusal> {
+        Ok(self.repository.catalog().get(id).ok_or(CatalogError::NotFound { id })?)
+    }
+
+    pub(in super::super) fn source(&self, record: &BackupRecord) -> Result<&Arc<dyn Source>, Refusal> {
+        self.sources.get(&record.source).ok_or_else(|| {
+            let sentence = format!("source {} is not in the configuration", record.source);
+            Refusal::new(RefusalKind::SourceUnavailable, sentence)
+        })
+    }
+
+    /// Opens the snapshot that a `creating` backup was made of before the daemon was started again.
+    fn open_recorded_snapshot(&self, record: &BackupRecord) -> Result<Box<dyn Snapshot>, Refusal> {
+        let gone = || {
+            let sentence = "the snapshot that the backup was being made of is gone".to_owned();
+            Refusal::new(RefusalKind::SnapshotNotFound, sentence)
+        };
+        let reference = record.snapshot.as_ref().ok_or_else(gone)?;
+        let snapshot = self.source(record)?.open_snapshot(&record.volume_name, &reference.name)?;
+        if snapshot.info().id == reference.id { Ok(snapshot) } else { Err(gone()) }
+    }
+
+    /// Stores the snapshot's bytes and the manifest, durably.
+    fn store_snapshot(
+        &self,
+        record: &BackupRecord,
+        snapshot: &dyn Snapshot,
+        parent: Option<&Image>,
+        control: &JobControl,
+    ) -> Result<(ManifestReference, WriteStats), JobEnd> {
+        let store = self.repository.store();
+        let chunk_size = self.repository.chunk_size();
+        let base = self.base_of(record, parent);
+        let strategy = match (&parent, &base) {
+            (None, _) => Strategy::Full,
+            (Some(_), Some(base)) => Strategy::Changes { base },
+            (Some(_), None) => Strategy::Compare,
+        };
+        let size_bytes = snapshot.info().size_bytes;
+        let objects = self.repository.objects();
+        let manifest = ManifestWriter::create(objects.as_ref(), size_bytes).map_err(Refusal::from)?;
+        let mut assembler = Assembler::new(store, chunk_size, store.writer(), manifest);
+        let worker = Worker { snapshot, store, parent, chunk_size };
+        copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
+        let about = |stats: WriteStats| {
+            let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };
+            record.encode().map_err(|source| StoreError::Format {
+                name: crate::objects::ObjectName::Record(record.id),
+                source,
+            })
+        };
+        let stored = assembler.finish(about).map_err(Refusal::from)?;
+        Ok(stored)
+    }
+
+    /// Returns the snapshot of the parent that the source may be asked about.
+    fn base_of(&self, record: &BackupRecord, parent: Option<&Image>) -> Option<SnapshotInfo> {
+        let parent_record = self.repository.catalog().get(record.parent_id?)?;
+        let base = parent_record.snapshot.as_ref()?;
+        // Changes are told relative to the snapshot's size: it must be that of the parent's image.
+        if parent?.size_bytes() != base.size_bytes {
+            return None;
+        }
+        Some(SnapshotInfo {
+            name: base.name.clone(),
+            id: base.id,
+            created_at: base.created_at.to_system_time(),
+            size_bytes: base.size_bytes,
+        })
+    }
+
+    /// Opens the image of a backup whose record does not name its manifest yet.
+    fn open_new_image(&self, record: &BackupRecord, manifest: &ManifestReference) -> Result<Image, Refusal> {
+        let mut chain = vec![manifest.clone()];
+        if let Some(parent) = record.parent_id {
+            chain.extend(self.repository.catalog().chain(parent)?);
+        }
+        Ok(self.repository.open_image(&chain)?)
+    }
+
+    /// Makes the backup available.
+    fn publish(
+        &self,
+        record: &BackupRecord,
+        manifest: ManifestReference,
+        stats: WriteStats,
+        image: &Image,
+        parent: Option<&Image>,
+    ) -> Result<(), JobEnd> {
+        let parent_record = record.parent_id.and_then(|parent| self.repository.catalog().get(parent));
+        let parent = parent.zip(parent_record.map(|parent| parent.allocated_bytes));
+        let allocated_bytes = allocated_bytes(image, parent)?;
+        let keeps_snapshot = self.source(record)?.tracks_changes();
+        self.repository
+            .catalog()
+            .update(record.id, |record| {
+                record.status = BackupStatus::Available;
+                record.fail_reason = None;
+                record.stored_bytes = stats.pack_bytes + manifest.length;
+                // The packs, the manifest and the record.
+                record.object_count = stats.pack_count + 2;
+                record.allocated_bytes = allocated_bytes;
+                record.manifest = Some(manifest);
+                if !keeps_snapshot && record.snapshot.as_ref().is_some_and(|snapshot| !snapshot.ours) {
+                    record.snapshot = None;
+                }
+            })
+            .map_err(Refusal::from)?;
+        Ok(())
+    }
+}
+
+/// Returns how many bytes of the new image are not holes: the parent's, and what the new backup changed in them.
+fn allocated_bytes(image: &Image, parent: Option<(&Image, u64)>) -> Result<u64, Refusal> {
+    let Some((parent, parent_bytes)) = parent else { return Ok(image.newest_layer_chunk_bytes()) };
+    let beyond = ByteRange::between(image.size_bytes(), parent.size_bytes());
+    let (mut new, mut old) = (0, parent.allocated_bytes(beyond)?);
+    let mut result = Ok(());
+    image.newest_layer(|extent| {
+        if extent.target != Target::Zero {
+            new += extent.range.len();
+        }
+        match parent.allocated_bytes(extent.range) {
+            Ok(bytes) => old += bytes,
+            Err(error) => result = Err(error),
+        }
+    })?;
+    result?;
+    Ok((parent_bytes + new).saturating_sub(old))
+}
+
+/// Reads all data of the snapshot again and compares it with the image.
+fn read_again(snapshot: &dyn Snapshot, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+    let mut comparison = Comparison { snapshot, image, control, new: Vec::new(), old: Vec::new() };
+    let mut stopped = None;
+    let mut from = 0;
+    let result = snapshot.allocated(&mut |extent| {
+        let data = if extent.kind == ExtentKind::Data { extent.range } else { ByteRange::new(from, 0) };
+        let gap = ByteRange::between(from, data.start());
+        from = from.max(data.end());
+        comparison.hole(gap).and_then(|()| comparison.data(data)).map_err(|end| {
+            stopped = Some(end);
+            SourceError::Stopped
+        })
+    });
+    match (stopped, result) {
+        (Some(end), _) => Err(end),
+        (None, Err(error)) => Err(Refusal::from(error).into()),
+        (None, Ok(())) => comparison.hole(ByteRange::between(from, snapshot.info().size_bytes)),
+    }
+}
+
+struct Comparison<'a> {
+    snapshot: &'a dyn Snapshot,
+    image: &'a Image,
+    control: &'a JobControl,
+    new: Vec<u8>,
+    old: Vec<u8>,
+}
+
+impl Comparison<'_> {
+    fn data(&mut self, range: ByteRange) -> Result<(), JobEnd> {
+        self.same(range, |snapshot, range, new| snapshot.read(&[range], new))
+    }
+
+    /// A hole reads as zeros; where the image has a hole too there is nothing to compare.
+    fn hole(&mut self, range: ByteRange) -> Result<(), JobEnd> {
+        let mut from = range.start();
+        while let Some(data) =
+            self.image.next_data(from).map_err(Refusal::from)?.filter(|data| *data < range.end())
+        {
+            let end = self.image.next_hole(data).map_err(Refusal::from)?.min(range.end());
+            self.same(ByteRange::between(data, end), |_, _, new| {
+                new.fill(0);
+                Ok(())
+            })?;
+            from = end;
+        }
+        Ok(())
+    }
+
+    fn same(
+        &mut self,
+        range: ByteRange,
+        read: impl Fn(&dyn Snapshot, ByteRange, &mut [u8]) -> Result<(), SourceError>,
+    ) -> Result<(), JobEnd> {
+        const STEP: u64 = 1 << 20;
+        for range in range.split_on_grid(STEP) {
+            self.control.checkpoint()?;
+            let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+            self.new.resize(length, 0);
+            self.old.resize(length, 0);
+            read(self.snapshot, range, &mut self.new).map_err(Refusal::from)?;
+            self.image.read(range.start(), &mut self.old).map_err(Refusal::from)?;
+            if self.new != self.old {
+                let sentence = format!(
+                    "the volume was written to while it was backed up: {range} changed; stop its writer, or keep it in a source that can make snapshots"
+                );
+                return Err(Refusal::new(RefusalKind::Failed, sentence).into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! What a backup leaves behind: its record when it ends badly, and the snapshots at the source.
+//!
+//! The snapshot of a volume's newest available backup stays, as the base of the next incremental, and so do those
+//! of backups that are being made. Every other snapshot of ours goes; others' are never touched.
+
+use std::collections::HashSet;
+
+use super::Operations;
+use super::refusal::sentence;
+use crate::catalog::{BackupRecord, BackupStatus, SnapshotReference};
+use crate::jobs::{JobEnd, Stop};
+use crate::source::{SnapshotInfo, Source};
+use crate::types::{BackupId, Refusal, SnapshotName, VolumeName};
+
+impl Operations {
+    /// Puts right a backup whose job did not end well.
+    pub(super) fn end_backup(&self, id: BackupId, end: &JobEnd) {
+        let Some(record) = self.repository.catalog().get(id) else { return };
+        match end {
+            JobEnd::Failed(refusal) => self.fail_backup(&record, refusal.to_string()),
+            JobEnd::Stopped(Stop::Cancelled) => {
+                self.remove_own_snapshot(&record);
+                self.forget_backup(id);
+            }
+            JobEnd::Stopped(Stop::Shutdown) if record.snapshot.is_some() => {
+                // Its snapshot outlives us: the next start goes on with it.
+                tracing::info!(backup = %id, "stopped; it is resumed at the next start");
+            }
+            JobEnd::Stopped(Stop::Shutdown) => {
+                let reason = "the daemon was stopped, and the volume's state of that moment is gone with it";
+                self.fail_backup(&record, reason.to_owned());
+            }
+        }
+    }
+
+    /// Marks a backup as failed and removes its snapshot.
+    pub(super) fn fail_backup(&self, record: &BackupRecord, reason: String) {
+        tracing::warn!(backup = %record.id, volume = %record.volume_name, reason, "the backup failed");
+        self.remove_own_snapshot(record);
+        let updated = self.repository.catalog().update(record.id, |record| {
+            record.status = BackupStatus::Error;
+            record.fail_reason = Some(reason);
+            record.snapshot = None;
+        });
+        if let Err(error) = updated {
+            tracing::error!(backup = %record.id, error = sentence(&error), "the backup cannot be marked as failed");
+        }
+    }
+
+    /// Removes the record of a backup that is not to be.
+    pub(super) fn forget_backup(&self, id: BackupId) {
+        if let Err(error) = self.repository.catalog().remove(id) {
+            tracing::error!(backup = %id, error = sentence(&error), "the record of a cancelled backup cannot be removed");
+        }
+    }
+
+    fn remove_own_snapshot(&self, record: &BackupRecord) {
+        let Some(reference) = record.snapshot.as_ref().filter(|snapshot| snapshot.ours) else { return };
+        if let Some(source) = self.sources.get(&record.source) {
+            self.remove_snapshot(source.as_ref(), &record.volume_name, reference);
+        }
+    }
+
+    /// Removes a snapshot of ours; a failure is told and otherwise harmless, the next backup tries again.
+    pub(super) fn remove_snapshot(
+        &self,
+        source: &dyn Source,
+        volume: &VolumeName,
+        snapshot: &SnapshotReference,
+    ) {
+        let info = SnapshotInfo {
+            name: snapshot.name.clone(),
+            id: snapshot.id,
+            created_at: snapshot.created_at.to_system_time(),
+            size_bytes: snapshot.size_bytes,
+        };
+        if let Err(error) = source.remove_snapshot(volume, &info) {
+            tracing::warn!(volume = %volume, snapshot = %info.name, error = sentence(&error), "a snapshot cannot be removed");
+        }
+    }
+
+    /// Removes the snapshots of a backup's volume that nobody needs any more.
+    pub(super) fn clean_up_snapshots_of(&self, id: BackupId) {
+        let result = self.record(id).and_then(|record| self.clean_up_snapshots(&record));
+        if let Err(refusal) = result {
+            tracing::warn!(backup = %id, %refusal, "old snapshots could not be removed; the next backup tries again");
+        }
+    }
+
+    pub(super) fn clean_up_snapshots(&self, of: &BackupRecord) -> Result<(), Refusal> {
+        let source = self.source(of)?;
+        let prefix = self.snapshot_prefix();
+        let there = source.snapshots(&of.volume_name)?;
+        let needed = self.needed_snapshots(of, source.as_ref());
+        for snapshot in there {
+            if snapshot.name.as_str().starts_with(&prefix) && !needed.contains(&snapshot.name) {
+                source.remove_snapshot(&of.volume_name, &snapshot)?;
+                tracing::debug!(volume = %of.volume_name, snapshot = %snapshot.name, "removed a snapshot that nobody needs");
+            }
+        }
+        let catalog = self.repository.catalog();
+        for record in catalog.of_volume_id(&of.source, &of.volume_id) {
+            let gone = record.snapshot.as_ref().is_some_and(|held| held.ours && !needed.contains(&held.name));
+            if gone {
+                catalog.update(record.id, |record| record.snapshot = None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the names of our snapshots that have to stay on a volume.
+    fn needed_snapshots(&self, of: &BackupRecord, source: &dyn Source) -> HashSet<SnapshotName> {
+        let records = self.repository.catalog().of_volume_id(&of.source, &of.volume_id);
+        let creating = records.iter().filter(|record| record.status == BackupStatus::Creating);
+        let mut needed: HashSet<_> =
+            creating.filter_map(|record| self.snapshot_name(record.id).ok()).collect();
+        if source.tracks_changes() {
+            let mut projects = HashSet::new();
+            // Newest first: the first one of each project is the parent of the project's next incremental.
+            for record in records.iter().rev().filter(|record| record.status.is_readable()) {
+                if projects.insert(&record.project) {
+                    needed.extend(record.snapshot.iter().map(|snapshot| snapshot.name.clone()));
+                }
+            }
+        }
+        needed
+    }
+}

@@ -1,0 +1,63 @@
+//! The start after a stop or a crash: goes on with what can be resumed, and puts right what cannot.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Operations;
+use super::refusal::sentence;
+use crate::catalog::{BackupRecord, BackupStatus};
+
+impl Operations {
+    /// Resumes backups that were `creating`, ends restores, and removes snapshots of ours that nobody needs.
+    ///
+    /// Called once, before any command. Sources that cannot be reached do not stop it.
+    pub fn recover(self: &Arc<Self>) {
+        if self.repository.is_read_only() {
+            return;
+        }
+        for record in self.repository.catalog().all() {
+            match record.status {
+                BackupStatus::Creating => self.resume_backup(&record),
+                BackupStatus::Restoring => self.end_interrupted_restore(&record),
+                _ => {}
+            }
+        }
+        let operations = Arc::clone(self);
+        // A source may take its time to answer, or not answer at all.
+        std::thread::spawn(move || operations.remove_stray_snapshots());
+    }
+
+    fn resume_backup(self: &Arc<Self>, record: &BackupRecord) {
+        if record.snapshot.is_none() {
+            let reason = "the daemon ended while the backup was made, and the volume's state of that moment is gone with it";
+            self.fail_backup(record, reason.to_owned());
+            return;
+        }
+        match self.submit_backup(record, None) {
+            Ok(accepted) => tracing::info!(backup = %record.id, job = %accepted.job, "resumed"),
+            Err(refusal) => self.fail_backup(record, refusal.to_string()),
+        }
+    }
+
+    fn remove_stray_snapshots(&self) {
+        let mut volumes = HashSet::new();
+        for record in self.repository.catalog().all() {
+            let tracked = self.sources.get(&record.source).is_some_and(|source| source.tracks_changes());
+            let volume = (record.source.clone(), record.volume_id.clone());
+            if tracked && !self.is_shutting_down() && volumes.insert(volume) {
+                self.clean_up_snapshots_of(record.id);
+            }
+        }
+    }
+
+    fn end_interrupted_restore(&self, record: &BackupRecord) {
+        if let Some(target) = &record.restore_target
+            && target.is_new
+            && let Some(source) = self.sources.get(&target.source)
+            && let Err(error) = source.remove_volume(&target.volume)
+        {
+            tracing::warn!(volume = %target.volume, error = sentence(&error), "the volume of an interrupted restore cannot be removed");
+        }
+        self.end_restore(record.id);
+    }
+}
