@@ -5,6 +5,8 @@
 
 mod error;
 
+pub mod dir;
+
 pub use error::SourceError;
 
 use std::time::SystemTime;
