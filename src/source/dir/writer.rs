@@ -54,9 +54,8 @@ impl FileWriter {
 
     pub(super) fn open(place: &Arc<Place>, found: &Found) -> Result<Self, SourceError> {
         // Does not wait for a lease to be given back: somebody reads the volume and counts on it.
-        let opened =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&found.path);
-        let file = match opened {
+        let mut options = OpenOptions::new();
+        let file = match lease::open_without_waiting(options.read(true).write(true), &found.path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(place.in_use(&found.name, "a program that reads it keeps it from being changed"));
             }
