@@ -6,6 +6,8 @@
 mod error;
 mod registry;
 
+pub mod dir;
+
 pub use error::SourceError;
 pub use registry::Sources;
 

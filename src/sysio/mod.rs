@@ -1,9 +1,15 @@
-//! The operating system: durable files, locks, clocks. No word of the domain.
+//! The operating system: durable files, locks, leases, holes, clocks. No word of the domain.
 
 pub mod atomic;
+pub mod attribute;
 pub mod clock;
 mod durable_sync_file_range;
 mod error;
+pub mod holes;
+pub mod lease;
 pub mod lock;
+pub mod open_file_lock;
+pub mod reflink;
+pub mod rename;
 
 pub use error::PathError;

@@ -1,0 +1,6 @@
+//! What several test targets lean on. Each target uses a part of it.
+#![allow(dead_code, reason = "every test target compiles all of this and uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
+pub mod bytes;
+pub mod file_system;
