@@ -1,3 +1,5 @@
 //! The `amberfs` command: hands its arguments to `cli` and its answer to the shell.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    amberfs::cli::main()
+}

@@ -1,1 +1,80 @@
-//! To come.
+//! The command line: arguments, tables, progress bars.
+//!
+//! Except for `mount` and `repo`, which are handed to `daemon`, every command talks to the running daemon through
+//! its mount only: it reads the tree and writes to `control/`. Nothing here decides what a command means.
+
+mod arguments;
+mod backup;
+mod backup_list;
+mod daemon_commands;
+mod error;
+mod fields;
+mod format;
+mod job;
+mod mount_table;
+mod mounted;
+mod output;
+mod progress;
+mod resolve;
+mod umount;
+mod volume;
+mod wait;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use arguments::{BackupCommand, Cli, JobCommand, RepoCommand, TopCommand, VolumeCommand};
+use error::CliError;
+use mounted::Mounted;
+
+/// Runs the command in this process's arguments: 0 done, 1 refused or failed, 2 bad usage.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, errors elsewhere; a reader that went away is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut sentence = format!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                sentence.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            output::note(&sentence);
+            error.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let mounted = || Mounted::find(cli.mount.as_deref());
+    match cli.command {
+        TopCommand::Mount(args) => daemon_commands::mount(args),
+        TopCommand::Umount(args) => umount::run(args.directory.or(cli.mount)),
+        TopCommand::Repo(RepoCommand::Init(args)) => daemon_commands::repo_init(args),
+        TopCommand::Repo(RepoCommand::Info(args)) => daemon_commands::repo_info(args),
+        TopCommand::Backup(BackupCommand::Create(args)) => backup::create(&mounted()?, args),
+        TopCommand::Backup(BackupCommand::List(args)) => backup_list::run(&mounted()?, &args),
+        TopCommand::Backup(BackupCommand::Show(args)) => backup::show(&mounted()?, &args),
+        TopCommand::Backup(BackupCommand::Restore(args)) => backup::restore(&mounted()?, args),
+        TopCommand::Volume(VolumeCommand::List(args)) => volume::list(&mounted()?, &args),
+        TopCommand::Volume(VolumeCommand::Show(args)) => volume::show(&mounted()?, &args),
+        TopCommand::Job(JobCommand::List(args)) => job::list(&mounted()?, &args),
+        TopCommand::Job(JobCommand::Show(args)) => job::show(&mounted()?, &args),
+        TopCommand::Job(JobCommand::Watch(args)) => job::watch(&mounted()?, &args),
+        TopCommand::Job(JobCommand::Cancel(args)) => job::cancel(&mounted()?, args),
+        TopCommand::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "amberfs", &mut script);
+            output::print(&script)
+        }
+    }
+}

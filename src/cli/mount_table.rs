@@ -1,0 +1,68 @@
+//! The amberfs mounts in `/proc/self/mounts`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::error::CliError;
+
+const MOUNTS: &str = "/proc/self/mounts";
+
+const FILE_SYSTEM_TYPE: &[u8] = b"fuse.amberfs";
+
+/// Some hundred thousand mounts.
+const MOUNTS_BYTES_MAX: u64 = 64 << 20;
+
+/// Returns the mount points, in the order in which they were mounted; one twice when it is mounted over.
+pub fn amberfs_mounts() -> Result<Vec<PathBuf>, CliError> {
+    let mut table = Vec::new();
+    File::open(MOUNTS)
+        .and_then(|file| file.take(MOUNTS_BYTES_MAX).read_to_end(&mut table))
+        .map_err(|source| CliError::Io { what: "read", path: MOUNTS.into(), source })?;
+    Ok(parse(&table))
+}
+
+fn parse(table: &[u8]) -> Vec<PathBuf> {
+    let lines = table.split(|&byte| byte == b'\n');
+    let mounts = lines.filter_map(|line| {
+        let mut words = line.split(|&byte| byte == b' ').skip(1);
+        let (directory, kind) = (words.next()?, words.next()?);
+        (kind == FILE_SYSTEM_TYPE).then(|| PathBuf::from(OsString::from_vec(unescape(directory))))
+    });
+    mounts.collect()
+}
+
+/// Undoes the kernel's `\040` for blanks and backslashes.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..] if first == b'\\' => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = behind;
+            }
+            _ => plain.push(first),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amberfs_mounts_are_found_whatever_their_names() {
+        let table = b"proc /proc proc rw 0 0\namberfs /mnt/a\\040b\\134c\\011\xff fuse.amberfs ro 0 0\n\
+            x /fuse.amberfs fuse.other rw 0 0\nbroken\n /dev/sda /mnt\\04 fuse.amberfs\namberfs /m\\04 fuse.amberfs rw 0 0";
+        let expected: Vec<PathBuf> = [&b"/mnt/a b\\c\t\xff"[..], b"/m\\04"]
+            .map(|name| PathBuf::from(OsString::from_vec(name.to_vec())))
+            .to_vec();
+        assert_eq!(parse(table), expected);
+        assert!(parse(b"").is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! Waits for a job, and asks on Ctrl-C whether to cancel it. Leaving never ends the job: only the answer yes does.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
+
+use super::error::CliError;
+use super::fields::Fields;
+use super::mounted::Mounted;
+use super::output::note;
+use super::progress::{Progress, id};
+use crate::control::{CancelArgs, Command};
+
+/// Seconds between two lines of progress where there is no terminal.
+pub const LINE_SECONDS: u64 = 5;
+
+/// How often the job is looked at: soon enough for an eye, seldom enough to cost nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until a job is done and returns it; an error when it failed or was cancelled.
+pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<Fields, CliError> {
+    let interrupt = Interrupt::new();
+    let mut progress = Progress::new(line_seconds);
+    loop {
+        let job = mounted.job(job_id)?;
+        match job.text("state") {
+            "done" => {
+                progress.finish(&job);
+                return Ok(job);
+            }
+            "failed" | "cancelled" => {
+                progress.finish(&job);
+                return Err(ended(&job));
+            }
+            _ => progress.update(&job),
+        }
+        if interrupt.take() {
+            progress.aside(|| ask_to_cancel(mounted, job_id, &interrupt))?;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn ended(job: &Fields) -> CliError {
+    let state = match job.text("state") {
+        "cancelled" => "was cancelled",
+        _ => "failed",
+    };
+    let sentence = match job.text("error") {
+        "" => "no reason is given".to_owned(),
+        error => error.to_owned(),
+    };
+    CliError::JobEnded { job: id(job), state: state.to_owned(), sentence }
+}
+
+/// Asks, and cancels on yes. Without a terminal to ask on, leaves the job alone and stops waiting.
+fn ask_to_cancel(mounted: &Mounted, job_id: &str, interrupt: &Interrupt) -> Result<(), CliError> {
+    let interrupted = || CliError::Interrupted { job: job_id.to_owned() };
+    let question =
+        format!("\nCancel job {job_id}? [y/N] (N goes on waiting; Ctrl-C again leaves the job running) ");
+    interrupt.asking.store(true, Ordering::SeqCst);
+    let answer = ask(&question);
+    interrupt.asking.store(false, Ordering::SeqCst);
+    let answer = answer.map_err(|_| interrupted())?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
+        return Ok(());
+    }
+    match mounted.send(&[Command::Cancel(CancelArgs { job: job_id.to_owned() })]) {
+        Ok(_) => note(&format!("job {job_id} is being cancelled")),
+        // It may have ended meanwhile, which the next look at it tells.
+        Err(error) => note(&error.to_string()),
+    }
+    Ok(())
+}
+
+fn ask(question: &str) -> std::io::Result<String> {
+    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    terminal.write_all(question.as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(terminal.take(1024)).read_line(&mut answer)?;
+    Ok(answer)
+}
+
+/// Ctrl-C: a flag, and while the question is asked, the end of this process.
+struct Interrupt {
+    pressed: Arc<AtomicBool>,
+    asking: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn new() -> Self {
+        let interrupt =
+            Self { pressed: Arc::new(AtomicBool::new(false)), asking: Arc::new(AtomicBool::new(false)) };
+        // When they cannot be registered, Ctrl-C ends this process as it does any other, and the job goes on.
+        let _ = flag::register_conditional_shutdown(SIGINT, 1, Arc::clone(&interrupt.asking))
+            .and_then(|_| flag::register(SIGINT, Arc::clone(&interrupt.pressed)));
+        interrupt
+    }
+
+    fn take(&self) -> bool {
+        self.pressed.swap(false, Ordering::SeqCst)
+    }
+}

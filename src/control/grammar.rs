@@ -1,0 +1,91 @@
+//! What each command takes: one clap struct per command, used as it is by control lines and by the command line.
+//!
+//! Words are taken as they are; what they mean (which volume, which backup) is found out when the command runs.
+//! A volume or backup whose name starts with a dash is written behind `--` (`--force -- -name`), or, for a volume,
+//! with its source (`rbd/-name`); the value of an option that starts with a dash, as `--name=-name`. Quotes do not
+//! help there: they are gone before the words are looked at, as in a shell.
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct BackupArgs {
+    /// Volume to back up: SOURCE/NAME, a NAME that only one source has, or the volume's id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub volume: String,
+
+    /// Name of the backup
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+
+    /// Description of the backup
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+
+    /// Store only what changed since the volume's latest available backup
+    ///
+    /// Store only what changed since the volume's latest available backup. With none to lean on, a full backup is
+    /// taken and `is_incremental` says so.
+    #[arg(long)]
+    pub incremental: bool,
+
+    /// Back up a volume that is in use
+    ///
+    /// Back up a volume that is in use. The backup is what a power cut at this moment would leave
+    /// (crash-consistent).
+    #[arg(long)]
+    pub force: bool,
+
+    /// Back up this snapshot of the volume instead of its present state
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub snapshot: Option<String>,
+
+    /// Property to keep with the backup (repeat for several)
+    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct RestoreArgs {
+    /// Backup to restore: its id, 8 or more characters of the id's start, its name, or VOLUME@latest
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub backup: String,
+
+    /// Overwrite this existing volume (needs --force); without it a new volume is made
+    #[arg(long, value_name = "VOLUME", value_parser = NonEmptyStringValueParser::new(),
+          conflicts_with_all = ["name", "source", "volume_type"])]
+    pub to: Option<String>,
+
+    /// Name of the new volume
+    ///
+    /// Name of the new volume. Without it: the name of the volume that was backed up when that is free, else that
+    /// name with the time appended.
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+
+    /// Source to make the new volume in (default: the backup's)
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub source: Option<String>,
+
+    /// Volume type of the new volume
+    #[arg(long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
+    pub volume_type: Option<String>,
+
+    /// Allow an existing volume to be overwritten
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct CancelArgs {
+    /// Job to cancel: its id, as in `amberfs job list`
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub job: String,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a property is written KEY=VALUE".to_owned()),
+    }
+}
