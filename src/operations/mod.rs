@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crossbeam_channel::Receiver;
+
 pub use backup::{BackupAccepted, BackupRequest};
 pub use restore::{RestoreAccepted, RestoreRequest};
 pub use select::VolumeSelection;
@@ -64,6 +66,8 @@ pub struct Operations {
     /// Names that running restores will give to volumes.
     targets: Mutex<HashSet<(SourceName, VolumeName)>>,
     shutting_down: AtomicBool,
+    /// Disconnected when the work of the start has ended.
+    recovering: Mutex<Option<Receiver<()>>>,
 }
 
 impl Operations {
@@ -83,6 +87,7 @@ impl Operations {
             accepting: Mutex::new(()),
             targets: Mutex::new(HashSet::new()),
             shutting_down: AtomicBool::new(false),
+            recovering: Mutex::new(None),
         })
     }
 
@@ -105,7 +110,13 @@ impl Operations {
     /// Stops all jobs and waits for them until the deadline. Nothing is accepted any more.
     pub fn shut_down(&self, deadline: Instant) -> usize {
         self.shutting_down.store(true, Ordering::Release);
-        self.jobs.stop_all(deadline)
+        let running = self.jobs.stop_all(deadline);
+        let recovering = self.recovering.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(recovering) = recovering {
+            // Ends by being disconnected.
+            let _ = recovering.recv_deadline(deadline);
+        }
+        running
     }
 
     fn is_shutting_down(&self) -> bool {

@@ -1,7 +1,9 @@
 //! The start after a stop or a crash: goes on with what can be resumed, and puts right what cannot.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+use crossbeam_channel::Sender;
 
 use super::Operations;
 use super::refusal::sentence;
@@ -22,9 +24,15 @@ impl Operations {
                 _ => {}
             }
         }
+        let (running, ended) = crossbeam_channel::bounded(0);
+        *self.recovering.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         let operations = Arc::clone(self);
         // A source may take its time to answer, or not answer at all.
-        std::thread::spawn(move || operations.remove_stray_snapshots());
+        std::thread::spawn(move || {
+            operations.remove_stray_snapshots();
+            drop(operations);
+            drop::<Sender<()>>(running);
+        });
     }
 
     fn resume_backup(self: &Arc<Self>, record: &BackupRecord) {

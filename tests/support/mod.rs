@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 pub mod bytes;
+pub mod engine;
 pub mod file_system;

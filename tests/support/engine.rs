@@ -1,0 +1,100 @@
+//! A repository and sources with operations over them, in this process and without a mount.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amberfs::catalog::{BackupRecord, Project, Quota};
+use amberfs::format::codec::Compression;
+use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
+use amberfs::operations::{BackupRequest, Operations, OperationsOptions, RestoreRequest, WithoutParent};
+use amberfs::repository::{Location, Repository, RepositoryOptions};
+use amberfs::source::{Source, Sources};
+use amberfs::types::{BackupId, ByteSize};
+
+pub struct Engine {
+    pub operations: Arc<Operations>,
+    repository: PathBuf,
+}
+
+impl Engine {
+    /// Opens the repository in this directory, and makes it when there is none.
+    pub fn open(repository: &Path, sources: Vec<Arc<dyn Source>>) -> Self {
+        Self::open_with_quota(repository, sources, Quota::default())
+    }
+
+    pub fn open_with_quota(repository: &Path, sources: Vec<Arc<dyn Source>>, quota: Quota) -> Self {
+        let location = Location::Directory(repository.to_owned());
+        if !repository.join("repository").exists() {
+            Repository::create(&location, ByteSize(64 << 10)).unwrap();
+        }
+        let options = RepositoryOptions {
+            index: None,
+            compression: Compression::Zstd { level: 1 },
+            cache_bytes: 64 << 20,
+        };
+        let opened = Arc::new(Repository::open(&location, &options).unwrap());
+        let project = Project {
+            name: "default".parse().unwrap(),
+            sources: sources.iter().map(|source| source.name().clone()).collect(),
+            uid: 0,
+            gid: 0,
+            quota,
+        };
+        let jobs = Arc::new(JobQueue::new(JobQueueOptions {
+            operations_max: 15,
+            finished_kept: 1000,
+            finished_kept_seconds: 3600,
+        }));
+        let options = OperationsOptions {
+            projects: vec![project],
+            volume_types: Default::default(),
+            without_parent: WithoutParent::TakeFull,
+            memory_bytes: 256 << 20,
+        };
+        let operations = Operations::new(opened, Sources::new(sources), jobs, options);
+        operations.recover();
+        Self { operations, repository: repository.to_owned() }
+    }
+
+    /// Ends the jobs, as the daemon does, and lets the repository go.
+    pub fn close(self) -> PathBuf {
+        let left = self.operations.shut_down(Instant::now() + Duration::from_secs(30));
+        assert_eq!(left, 0, "a job does not stop");
+        self.repository
+    }
+
+    /// Backs up and waits; the backup is available.
+    pub fn backup(&self, request: BackupRequest) -> Arc<BackupRecord> {
+        let accepted = self.operations.backup(&request).unwrap();
+        let report = self.operations.jobs().wait(accepted.job).unwrap();
+        assert_eq!((report.state, report.error), (JobState::Done, None));
+        self.operations.repository().catalog().get(accepted.backup).unwrap()
+    }
+
+    /// Restores and waits; returns the name of the volume.
+    pub fn restore(&self, request: RestoreRequest) -> String {
+        let accepted = self.operations.restore(&request).unwrap();
+        let report = self.operations.jobs().wait(accepted.job).unwrap();
+        assert_eq!((report.state, report.error), (JobState::Done, None));
+        accepted.volume.to_string()
+    }
+
+    /// Reads a whole image.
+    pub fn image(&self, id: BackupId) -> Vec<u8> {
+        let image = self.operations.repository().image(id).unwrap();
+        let mut bytes = vec![0xa5; usize::try_from(image.size_bytes()).unwrap() + 1];
+        let length = image.read(0, &mut bytes).unwrap();
+        bytes.truncate(length);
+        assert_eq!(length as u64, image.size_bytes());
+        bytes
+    }
+}
+
+pub fn full(volume: &str) -> BackupRequest {
+    BackupRequest { volume: volume.to_owned(), ..BackupRequest::default() }
+}
+
+pub fn incremental(volume: &str) -> BackupRequest {
+    BackupRequest { incremental: true, ..full(volume) }
+}
