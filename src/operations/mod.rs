@@ -5,6 +5,7 @@
 //! next start of the daemon puts right what a crash left: see [`recovery`].
 
 mod backup;
+mod cancel;
 mod cleanup;
 mod quota;
 mod recovery;
