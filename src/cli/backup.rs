@@ -1,10 +1,9 @@
 //! `amberfs backup create`, `show` and `restore`.
 
 use clap::Args;
-use serde_json::Value;
 
 use super::error::CliError;
-use super::fields::{BACKUP_FIELDS, Fields};
+use super::fields::BACKUP_FIELDS;
 use super::format::OutputArgs;
 use super::mounted::Mounted;
 use super::wait::{self, LINE_SECONDS};
@@ -13,8 +12,8 @@ use crate::control::{self, Accepted, Command};
 
 /// Back up a volume, and wait until that is done
 ///
-/// Back up a volume, and wait until that is done. The backup is of the volume as it is at this moment, or of one of
-/// its snapshots; the volume can be written to meanwhile. Ctrl-C asks whether to cancel.
+/// The backup is of the volume as it is at this moment, or of one of its snapshots; the volume can be
+/// written to meanwhile. Ctrl-C asks whether to cancel.
 ///
 /// A volume whose name starts with a dash is written behind --, or with its source: rbd/-name.
 #[derive(Debug, Args)]
@@ -53,9 +52,8 @@ pub struct ShowArgs {
 
 /// Restore a backup to a new or an existing volume, and wait until that is done
 ///
-/// Restore a backup to a new or an existing volume, and wait until that is done. A new volume has its final name
-/// only when it is complete. An existing volume (--to) needs --force and must not be in use: all of it is
-/// overwritten. Ctrl-C asks whether to cancel.
+/// A new volume has its final name only when it is complete. An existing volume (--to) needs --force and
+/// must not be in use: all of it is overwritten. Ctrl-C asks whether to cancel.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -92,13 +90,10 @@ pub fn show(mounted: &Mounted, args: &ShowArgs) -> Result<(), CliError> {
 
 pub fn restore(mounted: &Mounted, args: RestoreArgs) -> Result<(), CliError> {
     let accepted = send(mounted, Command::Restore(args.command))?;
-    let job = finish(mounted, &accepted, args.no_wait)?;
+    finish(mounted, &accepted, args.no_wait)?;
+    let job = mounted.job(accepted.value("job").unwrap_or_default())?;
     let fields = [("backup_id", "backup"), ("volume", "volume"), ("job", "id")];
-    args.output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job_value(&job, name))))
-}
-
-fn job_value(job: &Fields, name: &str) -> Value {
-    job.value(name).clone()
+    args.output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone())))
 }
 
 fn send(mounted: &Mounted, command: Command) -> Result<Accepted, CliError> {
@@ -106,12 +101,12 @@ fn send(mounted: &Mounted, command: Command) -> Result<Accepted, CliError> {
     Ok(answers.into_iter().next().unwrap_or_default())
 }
 
-/// Waits for the job of an accepted command if that is wanted; returns the job.
-fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<Fields, CliError> {
+/// Waits for the job of an accepted command, if that is wanted.
+fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<(), CliError> {
     let id = accepted.value("job").unwrap_or_default();
     if no_wait {
         output::note(&format!("job {id} is accepted: amberfs job watch {id}"));
-        return mounted.job(id);
+        return Ok(());
     }
     wait::until_done(mounted, id, LINE_SECONDS)
 }
