@@ -94,10 +94,10 @@ pub enum RepoCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
-    Create(backup::CreateArgs),
+    Create(backup::BackupCreateArgs),
     List(backup_list::BackupListArgs),
-    Show(backup::ShowArgs),
-    Restore(backup::RestoreArgs),
+    Show(backup::BackupShowArgs),
+    Restore(backup::BackupRestoreArgs),
 }
 
 #[derive(Debug, Subcommand)]

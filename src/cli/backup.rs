@@ -23,7 +23,7 @@ Examples:
   amberfs backup create rbd/myvol10 --name myvol10-incr1 --incremental --force
   amberfs backup create myvol10 --snapshot myvol10-snapshot1 --property ticket=4711
   id=$(amberfs backup create myvol10 -f value -c id)")]
-pub struct CreateArgs {
+pub struct BackupCreateArgs {
     #[command(flatten)]
     command: control::BackupArgs,
 
@@ -42,7 +42,7 @@ Examples:
   amberfs backup show tuesday
   amberfs backup show 9027e97a
   amberfs backup show rbd/myvol10@latest -f value -c id")]
-pub struct ShowArgs {
+pub struct BackupShowArgs {
     /// Backup: its id, 8 or more characters of the id's start, its name, or VOLUME@latest
     backup: String,
 
@@ -60,7 +60,7 @@ Examples:
   amberfs backup restore tuesday
   amberfs backup restore tuesday --name myvol10-tuesday --source rbd --type standard
   amberfs backup restore myvol10@latest --to rbd/myvol-restored --force")]
-pub struct RestoreArgs {
+pub struct BackupRestoreArgs {
     #[command(flatten)]
     command: control::RestoreArgs,
 
@@ -72,7 +72,7 @@ pub struct RestoreArgs {
     output: OutputArgs,
 }
 
-pub fn create(mounted: &Mounted, args: CreateArgs) -> Result<(), CliError> {
+pub fn create(mounted: &Mounted, args: BackupCreateArgs) -> Result<(), CliError> {
     let wants_incremental = args.command.incremental;
     let accepted = send(mounted, Command::Backup(args.command))?;
     if wants_incremental && accepted.value("is_incremental") == Some("false") {
@@ -83,12 +83,12 @@ pub fn create(mounted: &Mounted, args: CreateArgs) -> Result<(), CliError> {
     args.output.print_object(&resolve::backup(mounted, id)?.ordered(&BACKUP_FIELDS))
 }
 
-pub fn show(mounted: &Mounted, args: &ShowArgs) -> Result<(), CliError> {
+pub fn show(mounted: &Mounted, args: &BackupShowArgs) -> Result<(), CliError> {
     let backup = resolve::backup(mounted, &args.backup)?;
     args.output.print_object(&backup.ordered(&BACKUP_FIELDS))
 }
 
-pub fn restore(mounted: &Mounted, args: RestoreArgs) -> Result<(), CliError> {
+pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliError> {
     let accepted = send(mounted, Command::Restore(args.command))?;
     finish(mounted, &accepted, args.no_wait)?;
     let job = mounted.job(accepted.value("job").unwrap_or_default())?;
