@@ -11,9 +11,9 @@ use crate::types::ByteSize;
 
 /// Mount the tree of backups and serve it
 ///
-/// Mount the tree of backups and serve it, until it is unmounted or told to end (SIGTERM). Without a configuration
-/// file, --repo and --volumes are all that is needed: a repository in a directory, and a source called `local` over
-/// a directory of raw images.
+/// Serves until it is unmounted or told to end (SIGTERM). Without a configuration file, --repo and --volumes are
+/// all that is needed: a repository in a directory, and a source called `local` over a directory of raw
+/// images.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
