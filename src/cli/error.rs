@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::control::UnwritableWord;
+use crate::daemon::DaemonError;
 use crate::types::{Refusal, RefusalKind};
 
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +55,8 @@ pub enum CliError {
     Unmount { path: PathBuf, why: String },
 
     /// What the daemon's own commands (`mount`, `repo`) say.
-    #[error("{0}")]
-    Daemon(String),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 fn paths(paths: &[PathBuf]) -> String {
