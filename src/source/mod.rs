@@ -4,6 +4,8 @@
 //! `tests/source_contract.rs` holds every implementation to what is written here.
 
 mod error;
+#[cfg(feature = "rbd")]
+pub mod rbd;
 
 pub use error::SourceError;
 
