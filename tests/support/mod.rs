@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 pub mod bytes;
+#[cfg(feature = "rbd")]
+pub mod ceph;
 pub mod engine;
 pub mod file_system;
