@@ -119,7 +119,8 @@ fn after_accepting(accepted: &[Accepted], refusal: &Refusal) -> Refusal {
 
 /// Returns the control file of this name.
 pub fn control_file(name: &str) -> Result<ControlFile, Refusal> {
-    ControlFile::ALL.into_iter().find(|file| file.name() == name).ok_or_else(|| {
-        Refusal::new(RefusalKind::InvalidInput, format!("there is no control file {name:?}"))
-    })
+    ControlFile::ALL
+        .into_iter()
+        .find(|file| file.name() == name)
+        .ok_or_else(|| Refusal::new(RefusalKind::InvalidInput, format!("there is no control file {name:?}")))
 }

@@ -16,7 +16,10 @@ use crate::types::{ByteSize, ProjectName, SourceName};
 
 /// Opens the repository of the configuration. One that `--repo` names is made when there is none: the embedded
 /// default needs no preparation.
-pub(super) fn open_repository(config: &Config, options: &MountOptions) -> Result<Arc<Repository>, DaemonError> {
+pub(super) fn open_repository(
+    config: &Config,
+    options: &MountOptions,
+) -> Result<Arc<Repository>, DaemonError> {
     let location: Location = config.repository.url.parse()?;
     let repository_options = RepositoryOptions {
         index: config.repository.index.clone(),
@@ -41,7 +44,10 @@ fn is_new(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
 }
 
-pub(super) fn operations(config: &Config, repository: Arc<Repository>) -> Result<Arc<Operations>, DaemonError> {
+pub(super) fn operations(
+    config: &Config,
+    repository: Arc<Repository>,
+) -> Result<Arc<Operations>, DaemonError> {
     let sources = sources(config)?;
     let jobs = Arc::new(JobQueue::new(JobQueueOptions {
         operations_max: config.limits.max_operations,
@@ -77,7 +83,12 @@ fn projects(config: &Config) -> Result<Vec<Project>, DaemonError> {
     if config.project.is_empty() {
         return Ok(vec![Project {
             name: "default".parse().map_err(invalid)?,
-            sources: config.source.keys().map(|name| name.parse()).collect::<Result<_, _>>().map_err(invalid)?,
+            sources: config
+                .source
+                .keys()
+                .map(|name| name.parse())
+                .collect::<Result<_, _>>()
+                .map_err(invalid)?,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             quota: Quota::default(),

@@ -203,7 +203,9 @@ impl Config {
             if let Err(error) = name.parse::<ProjectName>() {
                 return invalid(error.to_string());
             }
-            if let Some(source) = project.sources.iter().find(|source| !self.source.contains_key(source.as_str())) {
+            if let Some(source) =
+                project.sources.iter().find(|source| !self.source.contains_key(source.as_str()))
+            {
                 return invalid(format!("project {name} has the source {source}, which is not configured"));
             }
         }
@@ -222,7 +224,8 @@ impl Config {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, DaemonError> {
-    std::path::absolute(path).map_err(|source| DaemonError::ConfigUnreadable { path: path.to_owned(), source })
+    std::path::absolute(path)
+        .map_err(|source| DaemonError::ConfigUnreadable { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
