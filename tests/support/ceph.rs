@@ -79,21 +79,22 @@ impl CephCluster {
 
     /// Runs `rbd` as the administrator and returns what it printed.
     pub fn rbd(&self, arguments: &[&str]) -> Vec<u8> {
-        let output = Command::new("rbd").arg("-c").arg(self.conf()).args(arguments).output().unwrap();
-        assert!(output.status.success(), "rbd {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
+        self.tool("rbd", arguments)
     }
 
     /// Runs `rados` on the pool's objects.
     pub fn rados(&self, arguments: &[&str]) {
-        let output = Command::new("rados")
-            .arg("-c")
-            .arg(self.conf())
-            .args(["-p", POOL])
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "rados {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        self.tool("rados", &[&["-p", POOL], arguments].concat());
+    }
+
+    pub fn ceph(&self, arguments: &[&str]) {
+        self.tool("ceph", arguments);
+    }
+
+    fn tool(&self, tool: &str, arguments: &[&str]) -> Vec<u8> {
+        let output = Command::new(tool).arg("-c").arg(self.conf()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
     }
 
     /// Runs `rbd` and returns what it said as JSON.

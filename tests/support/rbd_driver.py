@@ -5,6 +5,7 @@ Ends when its input ends. Images stay open, for writing, from their first use un
 
 import json
 import random
+import struct
 import sys
 
 import rados
@@ -12,7 +13,7 @@ import rbd
 
 cluster = rados.Rados(conffile=sys.argv[1])
 cluster.conf_set("rbd_skip_partial_discard", "false")
-cluster.conf_set("rbd_discard_granularity_bytes", "0")
+cluster.conf_set("rbd_discard_granularity_bytes", "4096")
 cluster.connect()
 pools = {}
 images = {}
@@ -65,8 +66,10 @@ def read(c):
                 out.write(opened.read(offset, min(1 << 22, size - offset)))
 
 
-def flatten(c):
-    image(c).flatten()
+def set_flags(c):
+    """Flags a snapshot's object map, as a client does that could not keep it."""
+    data = struct.pack("<QQQ", c["flags"], c["flags"], c["snapshot_id"])
+    pool(c).execute("rbd_header." + c["name"], "rbd", "set_flags", data)
 
 
 OPERATIONS = {
@@ -74,7 +77,8 @@ OPERATIONS = {
     "clone": clone,
     "write": write,
     "read": read,
-    "flatten": flatten,
+    "set_flags": set_flags,
+    "flatten": lambda c: image(c).flatten(),
     "close": close,
     "open": lambda c: image(c) and None,
     "lock": lambda c: image(c).lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE),

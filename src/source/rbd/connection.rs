@@ -113,12 +113,10 @@ impl Connection {
                 "no monitor of {conf} answers client.{user} within {} s: check its mon_host, the network, and that the cluster is up",
                 timeout.as_secs().max(1)
             ),
-            ConnectFailure::Cluster(libc::EACCES | libc::EPERM) => format!(
-                "the cluster of {conf} refuses client.{user}: check its key against `ceph auth get client.{user}`"
+            // The same errno when there is no key to be found and when there is a wrong one.
+            ConnectFailure::Cluster(libc::EACCES | libc::EPERM | libc::ENOENT | libc::EOPNOTSUPP) => format!(
+                "the cluster of {conf} refuses client.{user}: check that `keyring` under [client.{user}] in {conf} names a readable file with the key that `ceph auth get client.{user}` shows"
             ),
-            ConnectFailure::Cluster(libc::ENOENT | libc::EOPNOTSUPP) => {
-                format!("there is no key for client.{user}: name its keyring in {conf} under [client.{user}]")
-            }
             ConnectFailure::Cluster(errno) => {
                 format!("client.{user} cannot connect with {conf}: {}", os_error(errno))
             }
