@@ -13,4 +13,4 @@ pub use answer::{Accepted, Answer};
 pub use command::{Command, ControlFile, UnwritableWord};
 pub use grammar::{BackupArgs, CancelArgs, RestoreArgs};
 pub use lines::{LINE_BYTES_MAX, LINES_MAX, parse_lines};
-pub use run::{Commands, control_file};
+pub use run::Commands;

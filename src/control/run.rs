@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Accepted, Answer, BackupArgs, CancelArgs, Command, ControlFile, RestoreArgs, parse_lines};
 use crate::operations::{BackupRequest, Operations, RestoreRequest};
 use crate::types::{Refusal, RefusalKind};
+use crate::vfs::{Caller, CommandOutcome, CommandRunner};
 
 /// The commands of the control files over one repository.
 pub struct Commands {
@@ -21,7 +22,7 @@ impl Commands {
     /// Lines that cannot be read, or would be refused as things stand, refuse the whole write before anything is
     /// done. A line that is refused only when its turn comes, because of the lines before it or of somebody else,
     /// ends the write there; the sentence says how many were accepted before.
-    pub fn run(&self, file: ControlFile, text: &[u8]) -> Result<Answer, Refusal> {
+    fn run_lines(&self, file: ControlFile, text: &[u8]) -> Result<Answer, Refusal> {
         let commands = parse_lines(file, text)?;
         if let [only] = commands.as_slice() {
             // What is checked first would be checked twice, and may cost a round trip to the source.
@@ -117,10 +118,16 @@ fn after_accepting(accepted: &[Accepted], refusal: &Refusal) -> Refusal {
     Refusal::new(refusal.kind, sentence)
 }
 
-/// Returns the control file of this name.
-pub fn control_file(name: &str) -> Result<ControlFile, Refusal> {
-    ControlFile::ALL
-        .into_iter()
-        .find(|file| file.name() == name)
-        .ok_or_else(|| Refusal::new(RefusalKind::InvalidInput, format!("there is no control file {name:?}")))
+impl CommandRunner for Commands {
+    fn run(&self, file: &str, _caller: Caller, text: &[u8]) -> CommandOutcome {
+        let file = ControlFile::ALL.into_iter().find(|known| known.name() == file).ok_or_else(|| {
+            Refusal::new(RefusalKind::InvalidInput, format!("there is no control file {file:?}"))
+        });
+        match file.and_then(|file| self.run_lines(file, text)) {
+            Ok(answer) => CommandOutcome { answer: answer.to_string(), refusal: None },
+            Err(refusal) => {
+                CommandOutcome { answer: Answer::from(&refusal).to_string(), refusal: Some(refusal.kind) }
+            }
+        }
+    }
 }

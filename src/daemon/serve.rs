@@ -12,7 +12,7 @@ use super::{DaemonError, MountOptions, assemble, detach};
 use crate::control::Commands;
 use crate::fuse::{self, FuseOptions};
 use crate::operations::Operations;
-use crate::vfs::Vfs;
+use crate::vfs::{Vfs, VfsParts};
 
 /// Jobs get so long to come to a checkpoint: more than a source's time limit for one request.
 const JOBS_STOP_SECONDS: u64 = 90;
@@ -25,7 +25,7 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let operations = assemble::operations(&config, repository)?;
     operations.recover();
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
-    let vfs = Vfs::new(Arc::clone(&operations), commands);
+    let vfs = Vfs::new(VfsParts::new(&operations, commands));
     let fuse_options =
         FuseOptions { mountpoint: options.mountpoint.clone(), allow_other: config.mount.allow_other };
     let session = fuse::mount(vfs, fuse_options)?;
