@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging; a second call does nothing.
 pub(super) fn start() {
-    // sled tells things that concern nobody but its authors.
-    let default = || EnvFilter::new("info,sled=warn,fuser=warn");
+    // sled and fuser tell things that concern nobody but their authors.
+    let default = || EnvFilter::new("info,sled=warn,fuser=error");
     let filter = EnvFilter::try_from_env("AMBERFS_LOG").unwrap_or_else(|_| default());
     let colours = std::io::stderr().is_terminal();
     let _ = tracing_subscriber::fmt()
