@@ -1,1 +1,307 @@
-//! To come.
+//! The tree without a kernel: nodes, attributes, handles. Shows what the catalog, the sources and the jobs are at
+//! the moment, and changes nothing but by the commands that are written to control files.
+//!
+//! Callers name things as the kernel does: by inode, which [`Vfs::lookup`] makes known and [`Vfs::forget`] gives back,
+//! and by the handle of something open. A new file or folder of the tree is one variant of [`Node`] and what the
+//! compiler then asks for.
+
+mod attributes;
+mod control_file;
+mod documents;
+mod error;
+mod handles;
+mod inodes;
+mod links;
+mod listing;
+mod names;
+mod node;
+mod owners;
+mod tree;
+mod volumes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use attributes::Attributes;
+pub use control_file::{CONTROL_FILES, Caller, CommandOutcome, CommandRunner, Execution, Written};
+pub use error::VfsError;
+pub use handles::Seek;
+pub use inodes::ROOT_INODE;
+pub use listing::ListedEntry;
+pub use node::{Node, NodeKind};
+pub use owners::Owner;
+pub use volumes::ListingTimes;
+
+use crate::catalog::{BackupRecord, Project};
+use crate::jobs::JobQueue;
+use crate::operations::Operations;
+use crate::repository::{Repository, RepositoryError};
+use crate::source::Sources;
+use crate::sysio::clock;
+use crate::types::{BackupId, Timestamp};
+use control_file::{ControlFiles, OpenControl};
+use handles::{HandleTable, Open, OpenImage};
+use inodes::InodeTable;
+use listing::OpenFolder;
+use owners::Owners;
+use volumes::VolumeListings;
+
+/// What a tree shows.
+pub struct VfsParts {
+    pub repository: Arc<Repository>,
+    pub sources: Sources,
+    pub jobs: Arc<JobQueue>,
+    pub projects: Vec<Project>,
+    /// Who owns what belongs to no project.
+    pub operator: Owner,
+    pub runner: Arc<dyn CommandRunner>,
+    pub listing_times: ListingTimes,
+}
+
+impl VfsParts {
+    /// Takes the parts from the operations that the commands run; the operator is who runs this process.
+    pub fn new(operations: &Operations, runner: Arc<dyn CommandRunner>) -> Self {
+        Self {
+            repository: Arc::clone(operations.repository()),
+            sources: operations.sources().clone(),
+            jobs: Arc::clone(operations.jobs()),
+            projects: operations.projects().to_vec(),
+            operator: Owner {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            },
+            runner,
+            listing_times: ListingTimes::default(),
+        }
+    }
+}
+
+pub struct Vfs {
+    repository: Arc<Repository>,
+    jobs: Arc<JobQueue>,
+    volumes: VolumeListings,
+    owners: Owners,
+    control_files: Arc<ControlFiles>,
+    inodes: InodeTable,
+    handles: HandleTable,
+    started_at: Timestamp,
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub inode: u64,
+    pub attributes: Attributes,
+    pub name_cached_for: Duration,
+    pub attributes_cached_for: Duration,
+}
+
+/// What somebody wants to open a file for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+/// How the kernel may keep what it reads from a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    /// For good: it never changes.
+    Keep,
+    /// Not at all: every read asks, and the end is where a read gets nothing.
+    Direct,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    pub handle: u64,
+    pub caching: Caching,
+}
+
+impl Vfs {
+    pub fn new(parts: VfsParts) -> Arc<Self> {
+        Arc::new(Self {
+            repository: parts.repository,
+            jobs: parts.jobs,
+            volumes: VolumeListings::new(&parts.sources, parts.listing_times),
+            owners: Owners::new(parts.operator, &parts.projects),
+            control_files: Arc::new(ControlFiles::new(parts.runner)),
+            inodes: InodeTable::new(),
+            handles: HandleTable::new(),
+            started_at: clock::now(),
+        })
+    }
+
+    /// Finds a name in a folder and makes its inode known: to be given back with [`forget`](Self::forget).
+    pub fn lookup(&self, folder: u64, name: &str) -> Result<Entry, VfsError> {
+        let folder = self.inodes.node(folder)?;
+        let node = self.child_of(&folder, name)?;
+        self.known_entry(&node)
+    }
+
+    fn known_entry(&self, node: &Node) -> Result<Entry, VfsError> {
+        let attributes = self.attributes_of(node)?;
+        Ok(Entry {
+            inode: self.inodes.remember(node.clone()),
+            attributes,
+            name_cached_for: node.name_cached_for(),
+            attributes_cached_for: node.attributes_cached_for(),
+        })
+    }
+
+    /// Takes back that many lookups of an inode.
+    pub fn forget(&self, inode: u64, lookups: u64) {
+        self.inodes.forget(inode, lookups);
+    }
+
+    /// Returns the attributes of an inode, and for how long they hold.
+    pub fn attributes(&self, inode: u64) -> Result<(Attributes, Duration), VfsError> {
+        let node = self.inodes.node(inode)?;
+        Ok((self.attributes_of(&node)?, node.attributes_cached_for()))
+    }
+
+    /// Says whether a file can be written to, by anybody: only control files can.
+    pub fn check_writable(&self, inode: u64) -> Result<(), VfsError> {
+        match *self.inodes.node(inode)? {
+            Node::Control(_) => Ok(()),
+            _ => Err(VfsError::ReadOnly),
+        }
+    }
+
+    pub fn link_target(&self, inode: u64) -> Result<String, VfsError> {
+        self.link_target_of(&*self.inodes.node(inode)?)
+    }
+
+    /// Opens a file, for the user who will find his last answer in it when it is a control file.
+    pub fn open(&self, inode: u64, access: Access, uid: u32) -> Result<Opened, VfsError> {
+        let node = self.inodes.node(inode)?;
+        if node.kind() == NodeKind::Folder {
+            return Err(VfsError::IsAFolder);
+        }
+        if access == Access::Write {
+            self.check_writable(inode)?;
+        }
+        let (open, caching) = match *node {
+            Node::Control(file) => {
+                let open = OpenControl::new(file, uid, Arc::clone(&self.control_files));
+                (Open::Control(Arc::new(open)), Caching::Direct)
+            }
+            Node::Image(id) => (Open::Image(self.open_image(id)?), Caching::Keep),
+            ref text => {
+                let caching = if *text == Node::Readme { Caching::Keep } else { Caching::Direct };
+                (Open::Text(self.document(text)?.text.into()), caching)
+            }
+        };
+        Ok(Opened { handle: self.handles.insert(open), caching })
+    }
+
+    /// Opens a folder, to be listed.
+    pub fn open_folder(&self, inode: u64) -> Result<u64, VfsError> {
+        let node = self.inodes.node(inode)?;
+        if node.kind() != NodeKind::Folder {
+            return Err(VfsError::NotAFolder);
+        }
+        Ok(self.handles.insert(Open::Folder(Arc::new(OpenFolder::new(node)))))
+    }
+
+    pub fn close(&self, handle: u64) {
+        self.handles.close(handle);
+    }
+
+    /// Fills `into` from an offset and returns how many bytes there are before the end.
+    pub fn read(&self, handle: u64, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        self.handles.get(handle)?.read(handle, offset, into)
+    }
+
+    /// Returns the next offset of data, or of a hole, at or behind an offset; the end is a hole.
+    pub fn seek(&self, handle: u64, offset: u64, seek: Seek) -> Result<u64, VfsError> {
+        self.handles.get(handle)?.seek(handle, offset, seek)
+    }
+
+    /// Takes what is written to a control file.
+    pub fn write(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8]) -> Result<Written, VfsError> {
+        match self.handles.get(handle)? {
+            Open::Control(control) => control.write(caller, offset, bytes),
+            Open::Image(_) | Open::Text(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
+        }
+    }
+
+    /// Returns the commands that are left to be run when a file is closed.
+    pub fn flush(&self, handle: u64, caller: Caller) -> Option<Execution> {
+        match self.handles.get(handle) {
+            Ok(Open::Control(control)) => control.close(caller),
+            _ => None,
+        }
+    }
+
+    /// Calls `visit` with an open folder's entries from a position on, each with its inode's number, until it returns
+    /// `false`, which says that this one is to come again.
+    pub fn list(
+        &self,
+        handle: u64,
+        position: u64,
+        mut visit: impl FnMut(ListedEntry<'_>, u64) -> bool,
+    ) -> Result<(), VfsError> {
+        self.folder(handle)?.list(self, position, |entry| {
+            let inode = self.inodes.number(entry.node);
+            visit(entry, inode)
+        })
+    }
+
+    /// Lists as [`list`](Self::list) does and looks up each entry that `visit` takes.
+    pub fn list_with_attributes(
+        &self,
+        handle: u64,
+        position: u64,
+        mut visit: impl FnMut(ListedEntry<'_>, Entry) -> bool,
+    ) -> Result<(), VfsError> {
+        self.folder(handle)?.list(self, position, |listed| {
+            // Gone since the snapshot: left out.
+            let Ok(entry) = self.known_entry(listed.node) else { return true };
+            // The kernel counts no lookup of the folder itself and the one above it.
+            let is_dots = matches!(listed.name, "." | "..");
+            let taken = visit(listed, entry);
+            if !taken || is_dots {
+                self.forget(entry.inode, 1);
+            }
+            taken
+        })
+    }
+
+    fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>, VfsError> {
+        match self.handles.get(handle)? {
+            Open::Folder(folder) => Ok(folder),
+            Open::Image(_) | Open::Text(_) | Open::Control(_) => Err(VfsError::BadHandle { handle }),
+        }
+    }
+
+    fn record(&self, id: BackupId) -> Result<Arc<BackupRecord>, VfsError> {
+        self.repository.catalog().get(id).ok_or(VfsError::NotFound)
+    }
+
+    /// Returns the record of a backup whose image is in the tree, or still open somewhere.
+    fn image_record(&self, id: BackupId) -> Result<Arc<BackupRecord>, VfsError> {
+        match self.record(id) {
+            Ok(record) if record.status.is_readable() => Ok(record),
+            _ => self.handles.image(id).map(|open| Arc::clone(&open.record)).ok_or(VfsError::NotFound),
+        }
+    }
+
+    fn open_image(&self, id: BackupId) -> Result<Arc<OpenImage>, VfsError> {
+        if let Some(open) = self.handles.image(id) {
+            return Ok(open);
+        }
+        let record = self.image_record(id)?;
+        match self.repository.image(id) {
+            Ok(image) => Ok(Arc::new(OpenImage::new(record, image))),
+            Err(source) if self.record(id).is_ok() => Err(open_error(id, source)),
+            // Deleted meanwhile.
+            Err(_) => Err(VfsError::NotFound),
+        }
+    }
+}
+
+fn open_error(id: BackupId, source: RepositoryError) -> VfsError {
+    tracing::error!(backup = %id, %source, "an image cannot be opened");
+    VfsError::Open { id, source }
+}

@@ -1,0 +1,533 @@
+//! fuser's callbacks, each handed to the tree and answered on every path. Decides nothing.
+//!
+//! A fault in a callback is caught: the caller gets an I/O error from the reply that is dropped, and the thread
+//! lives on. Reads are answered by the thread that takes them, from a buffer that it keeps.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::attributes::{file_attributes, file_type};
+use super::errno::errno;
+use super::pool::TaskPool;
+use crate::vfs::{Access, Caching, Caller, Entry, Seek, Vfs, VfsError, Written};
+
+/// Requests of readahead and the like that the kernel sends without waiting for the ones before.
+const BACKGROUND_MAX: u16 = 64;
+
+/// Used if the kernel has them: direct reads in parallel, lookups in parallel, attributes with listings.
+const CAPABILITIES: [InitFlags; 4] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+];
+
+/// Inodes that are forgotten come back as what they were: see `vfs::inodes`.
+const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    /// As long as the longest read so far, which is what the kernel asks for at once: 1 MiB.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(super) struct Adapter {
+    vfs: Arc<Vfs>,
+    pool: TaskPool,
+}
+
+impl Adapter {
+    pub(super) fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
+        Ok(Self { vfs, pool: TaskPool::start()? })
+    }
+
+    fn lookup_entry(&self, folder: INodeNo, name: &OsStr) -> Result<Entry, VfsError> {
+        // Every name of the tree is UTF-8.
+        self.vfs.lookup(folder.0, name.to_str().ok_or(VfsError::NotFound)?)
+    }
+
+    fn read_into_buffer(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let into = buffer.get_mut(..size).unwrap_or_default();
+            match self.vfs.read(handle, offset, into) {
+                Ok(length) => reply.data(into.get(..length).unwrap_or_default()),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn list(&self, handle: u64, position: u64, mut reply: ReplyDirectory) {
+        let listed = self.vfs.list(handle, position, |entry, inode| {
+            !reply.add(INodeNo(inode), entry.next, file_type(entry.node.kind()), entry.name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn list_with_attributes(&self, handle: u64, position: u64, mut reply: ReplyDirectoryPlus) {
+        let listed = self.vfs.list_with_attributes(handle, position, |listed, entry| {
+            let attributes = file_attributes(entry.inode, &entry.attributes);
+            // One time serves both here: the shorter one.
+            let cached_for = entry.name_cached_for.min(entry.attributes_cached_for);
+            let inode = INodeNo(entry.inode);
+            !reply.add(inode, listed.next, listed.name, &cached_for, &attributes, GENERATION)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn write_to(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8], reply: ReplyWrite) {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        match self.vfs.write(handle, caller, offset, bytes) {
+            Ok(Written::Piece) => reply.written(length),
+            Ok(Written::Complete(execution)) => self.pool.run(move || match execution.run() {
+                Ok(()) => reply.written(length),
+                Err(error) => reply.error(errno(&error)),
+            }),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn finish_writing(&self, handle: FileHandle, request: &Request, reply: ReplyEmpty) {
+        match self.vfs.flush(handle.0, caller(request)) {
+            None => reply.ok(),
+            Some(execution) => self.pool.run(move || match execution.run() {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }),
+        }
+    }
+
+    fn reply_attributes(&self, inode: INodeNo, reply: ReplyAttr) {
+        match self.vfs.attributes(inode.0) {
+            Ok((attributes, cached_for)) => reply.attr(&cached_for, &file_attributes(inode.0, &attributes)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+/// Runs a callback that may have a fault. Its reply is dropped then, which answers EIO.
+fn guarded(what: &'static str, callback: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        tracing::error!(what, "a request met a fault; the caller gets an I/O error");
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "this kernel does not have a FUSE capability");
+            }
+        }
+        if config.set_max_background(BACKGROUND_MAX).is_err() {
+            tracing::warn!("the kernel keeps its own limit of background requests");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", || match self.lookup_entry(folder, name) {
+            Ok(entry) => {
+                let attributes = file_attributes(entry.inode, &entry.attributes);
+                let times = (&entry.attributes_cached_for, &entry.name_cached_for);
+                reply.entry_with_ttls(times.0, times.1, &attributes, GENERATION);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, lookups: u64) {
+        guarded("forget", || self.vfs.forget(inode.0, lookups));
+    }
+
+    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", || self.reply_attributes(inode, reply));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        // What `>` and `touch` do to a control file means nothing and is accepted.
+        let changes_owner = mode.is_some() || uid.is_some() || gid.is_some();
+        guarded("setattr", || match self.vfs.check_writable(inode.0) {
+            Ok(()) if !changes_owner => self.reply_attributes(inode, reply),
+            Ok(()) => reply.error(Errno::EROFS),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        guarded("readlink", || match self.vfs.link_target(inode.0) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Access::Read,
+            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
+        };
+        guarded("open", || match self.vfs.open(inode.0, access, request.uid()) {
+            Ok(opened) => {
+                let flags = match opened.caching {
+                    Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+                    Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
+                };
+                reply.opened(FileHandle(opened.handle), flags);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", || self.read_into_buffer(handle.0, offset, size, reply));
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        bytes: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        guarded("write", || self.write_to(handle.0, caller(request), offset, bytes, reply));
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        guarded("flush", || self.finish_writing(handle, request, reply));
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("fsync", || self.finish_writing(handle, request, reply));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", || {
+            self.vfs.close(handle.0);
+            reply.ok();
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            // The kernel does all others itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        // A negative offset is as much outside of the file as one behind its end.
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        guarded("lseek", || match self.vfs.seek(handle.0, offset, seek) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.vfs.open_folder(inode.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        position: u64,
+        reply: ReplyDirectory,
+    ) {
+        guarded("readdir", || self.list(handle.0, position, reply));
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        position: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        guarded("readdirplus", || self.list_with_attributes(handle.0, position, reply));
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded("releasedir", || {
+            self.vfs.close(handle.0);
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    /// Asked only when the kernel does not check permissions itself.
+    fn access(&self, _request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        guarded("access", || match self.vfs.check_writable(inode.0) {
+            Err(error) if mask.contains(AccessFlags::W_OK) => reply.error(errno(&error)),
+            _ => reply.ok(),
+        });
+    }
+
+    // Nobody makes, moves or removes anything in the tree.
+
+    fn create(
+        &self,
+        _request: &Request,
+        _folder: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _folder: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _device: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _folder: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _request: &Request, _folder: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _request: &Request, _folder: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _folder: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _request: &Request, _inode: INodeNo, _folder: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        _folder: INodeNo,
+        _name: &OsStr,
+        _new_folder: INodeNo,
+        _new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    // ENOSYS tells the kernel not to ask again; it then does what it does for file systems without these.
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(&self, _request: &Request, _inode: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _inode: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _request: &Request, _inode: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from: INodeNo,
+        _from_handle: FileHandle,
+        _from_offset: u64,
+        _to: INodeNo,
+        _to_handle: FileHandle,
+        _to_offset: u64,
+        _length: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

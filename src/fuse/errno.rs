@@ -1,0 +1,51 @@
+//! Which error number each error is: the one place that chooses. Without a catch-all, so that a new error does not
+//! compile until somebody has chosen.
+
+use fuser::Errno;
+
+use crate::types::RefusalKind;
+use crate::vfs::VfsError;
+
+pub(super) fn errno(error: &VfsError) -> Errno {
+    match error {
+        VfsError::NotFound => Errno::ENOENT,
+        VfsError::NotAFolder => Errno::ENOTDIR,
+        VfsError::IsAFolder => Errno::EISDIR,
+        VfsError::NotALink => Errno::EINVAL,
+        VfsError::UnknownInode { .. } => Errno::ESTALE,
+        VfsError::BadHandle { .. } => Errno::EBADF,
+        VfsError::ReadOnly => Errno::EROFS,
+        VfsError::NothingBehind => Errno::ENXIO,
+        VfsError::CommandsTooLong { .. } => Errno::EFBIG,
+        VfsError::Refused { kind } => errno_of_refusal(*kind),
+        VfsError::Open { .. } | VfsError::Read { .. } | VfsError::Record { .. } => Errno::EIO,
+    }
+}
+
+/// The table of the contract (interface, "Control files").
+fn errno_of_refusal(kind: RefusalKind) -> Errno {
+    match kind {
+        RefusalKind::InvalidInput
+        | RefusalKind::AmbiguousName
+        | RefusalKind::InvalidSnapshot
+        | RefusalKind::InvalidRecord => Errno::EINVAL,
+        RefusalKind::VolumeNotFound
+        | RefusalKind::SnapshotNotFound
+        | RefusalKind::BackupNotFound
+        | RefusalKind::JobNotFound
+        | RefusalKind::VolumeTypeNotFound => Errno::ENOENT,
+        RefusalKind::VolumeInUse | RefusalKind::InvalidState => Errno::EBUSY,
+        RefusalKind::BackupHasDependents => Errno::ENOTEMPTY,
+        RefusalKind::VolumeBackupLimitExceeded
+        | RefusalKind::VolumeBackupSizeExceedsAvailableQuota
+        | RefusalKind::VolumeLimitExceeded
+        | RefusalKind::VolumeSizeExceedsAvailableQuota => Errno::EDQUOT,
+        RefusalKind::VolumeExists | RefusalKind::BackupExists => Errno::EEXIST,
+        RefusalKind::VolumeTooSmall => Errno::EFBIG,
+        RefusalKind::NotAuthorized => Errno::EACCES,
+        RefusalKind::ReadOnly => Errno::EROFS,
+        // Not in the table. Not EAGAIN, on which some writers try again for ever.
+        RefusalKind::SourceUnavailable => Errno::EHOSTUNREACH,
+        RefusalKind::Failed => Errno::EIO,
+    }
+}

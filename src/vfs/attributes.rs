@@ -1,0 +1,113 @@
+//! What `stat` says of a node.
+
+use std::time::SystemTime;
+
+use super::node::{Node, NodeKind};
+use super::owners::{Holder, Owner};
+use super::{Vfs, VfsError};
+use crate::catalog::BackupRecord;
+use crate::types::Timestamp;
+
+/// A good read of an image: several chunks, and as much as one FUSE request carries.
+const IMAGE_BLOCK_BYTES: u32 = 1 << 20;
+const TEXT_BLOCK_BYTES: u32 = 4096;
+
+/// The unit of `st_blocks`, whatever the block size.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    pub kind: NodeKind,
+    pub size_bytes: u64,
+    /// In units of 512 bytes.
+    pub blocks: u64,
+    pub block_bytes: u32,
+    pub mode: u16,
+    pub owner: Owner,
+    /// Of the last change, and of everything else that a file has a time of.
+    pub time: SystemTime,
+}
+
+impl Vfs {
+    pub(super) fn attributes_of(&self, node: &Node) -> Result<Attributes, VfsError> {
+        let operator = self.owners.operator;
+        match node {
+            Node::Root
+            | Node::ControlFolder
+            | Node::VolumesFolder
+            | Node::BackupsFolder
+            | Node::JobsFolder => Ok(folder(0o555, operator, self.started_at)),
+            Node::SourceFolder(source) => Ok(self.held(self.owners.source(source))),
+            Node::VolumeFolder(source, volume) => {
+                let records = self.repository.catalog().of_volume(source, volume);
+                Ok(self.held(self.owners.volume(source, records.iter().map(AsRef::as_ref))))
+            }
+            Node::BackupFolder(id) => {
+                let record = self.record(*id)?;
+                Ok(folder(0o550, self.owners.project(&record.project), record.updated_at))
+            }
+            Node::BackupLink(id) => {
+                let record = self.record(*id)?;
+                Ok(self.link(node, &record, record.created_at))
+            }
+            Node::LatestLink(source, volume) => {
+                let record = self.repository.catalog().latest(source, volume).ok_or(VfsError::NotFound)?;
+                Ok(self.link(node, &record, record.updated_at))
+            }
+            Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
+            Node::Control(_) => Ok(text(0, 0o660, operator, self.started_at)),
+            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) => {
+                let document = self.document(node)?;
+                Ok(text(document.text.len(), document.mode, document.owner, document.time))
+            }
+        }
+    }
+
+    fn held(&self, holder: Holder) -> Attributes {
+        let (mode, owner) = match holder {
+            Holder::One(owner) => (0o550, owner),
+            Holder::Everybody => (0o555, self.owners.operator),
+            Holder::NobodyAlone => (0o550, self.owners.operator),
+        };
+        folder(mode, owner, self.started_at)
+    }
+
+    fn link(&self, node: &Node, record: &BackupRecord, time: Timestamp) -> Attributes {
+        let target = self.link_target_of(node).unwrap_or_default();
+        text(target.len(), 0o777, self.owners.project(&record.project), time).of_kind(NodeKind::Link)
+    }
+
+    pub(super) fn image(&self, record: &BackupRecord) -> Attributes {
+        Attributes {
+            kind: NodeKind::File,
+            size_bytes: record.size_bytes,
+            blocks: record.allocated_bytes.div_ceil(STAT_BLOCK_BYTES),
+            block_bytes: IMAGE_BLOCK_BYTES,
+            mode: 0o440,
+            owner: self.owners.project(&record.project),
+            time: record.data_timestamp.to_system_time(),
+        }
+    }
+}
+
+impl Attributes {
+    fn of_kind(self, kind: NodeKind) -> Self {
+        Self { kind, ..self }
+    }
+}
+
+fn folder(mode: u16, owner: Owner, time: Timestamp) -> Attributes {
+    text(0, mode, owner, time).of_kind(NodeKind::Folder)
+}
+
+fn text(length: usize, mode: u16, owner: Owner, time: Timestamp) -> Attributes {
+    Attributes {
+        kind: NodeKind::File,
+        size_bytes: length as u64,
+        blocks: (length as u64).div_ceil(STAT_BLOCK_BYTES),
+        block_bytes: TEXT_BLOCK_BYTES,
+        mode,
+        owner,
+        time: time.to_system_time(),
+    }
+}

@@ -1,0 +1,179 @@
+//! The small texts of the tree. Each is made when it is opened, so that a reader sees one consistent document, and
+//! when its length is asked for.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::node::Node;
+use super::owners::Owner;
+use super::{Vfs, VfsError};
+use crate::catalog::BackupInfo;
+use crate::jobs::JobId;
+use crate::types::{BackupId, RepositoryId, Timestamp};
+
+const README: &str = include_str!("readme.txt");
+
+/// A text and what `stat` says of it.
+pub(super) struct Document {
+    pub(super) text: Cow<'static, str>,
+    pub(super) mode: u16,
+    pub(super) owner: Owner,
+    pub(super) time: Timestamp,
+}
+
+impl Vfs {
+    pub(super) fn document(&self, node: &Node) -> Result<Document, VfsError> {
+        let operator = self.owners.operator;
+        match node {
+            Node::Readme => {
+                let text = Cow::Borrowed(README);
+                Ok(Document { text, mode: 0o444, owner: operator, time: self.started_at })
+            }
+            Node::Status => {
+                let text = Cow::Owned(line(&self.status()));
+                Ok(Document { text, mode: 0o440, owner: operator, time: crate::sysio::clock::now() })
+            }
+            Node::Info(id) => self.info(*id),
+            Node::Record(id) => self.exported_record(*id),
+            Node::Job(id) => self.job(*id),
+            Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
+            Node::BackupLink(_) | Node::LatestLink(..) => Err(VfsError::NotFound),
+            Node::Root
+            | Node::ControlFolder
+            | Node::VolumesFolder
+            | Node::SourceFolder(_)
+            | Node::VolumeFolder(..)
+            | Node::BackupsFolder
+            | Node::BackupFolder(_)
+            | Node::JobsFolder => Err(VfsError::IsAFolder),
+        }
+    }
+
+    fn info(&self, id: BackupId) -> Result<Document, VfsError> {
+        let record = self.record(id)?;
+        let has_dependents = self.repository.catalog().has_dependents(id);
+        let info = BackupInfo::new(&record, has_dependents, self.repository.location());
+        let owner = self.owners.project(&record.project);
+        Ok(Document { text: Cow::Owned(info.to_json()), mode: 0o440, owner, time: record.updated_at })
+    }
+
+    fn exported_record(&self, id: BackupId) -> Result<Document, VfsError> {
+        let record = self.record(id)?;
+        let text = record.encode().map_err(|source| VfsError::Record { id, source })?;
+        let owner = self.owners.project(&record.project);
+        Ok(Document { text: Cow::Owned(text), mode: 0o440, owner, time: record.updated_at })
+    }
+
+    fn job(&self, id: JobId) -> Result<Document, VfsError> {
+        let report = self.jobs.report(id).ok_or(VfsError::NotFound)?;
+        let time = report.ended_at.or(report.started_at).unwrap_or(report.queued_at);
+        let owner = self.owners.project_named(&report.project);
+        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time })
+    }
+
+    fn status(&self) -> Status<'_> {
+        let catalog = self.repository.catalog();
+        let mut backups = BTreeMap::new();
+        for record in catalog.all() {
+            *backups.entry(record.status.as_str()).or_default() += 1;
+        }
+        let mut jobs = BTreeMap::new();
+        for report in self.jobs.reports() {
+            *jobs.entry(report.state.to_string()).or_default() += 1;
+        }
+        let sources: Vec<_> = self
+            .volumes
+            .states()
+            .map(|(name, kind, error)| SourceStatus { name: name.to_string(), kind, error })
+            .collect();
+        let index = self.repository.store().index_stats();
+        let chunks = self.repository.store().cache_stats();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            health: if sources.iter().all(|source| source.error.is_none()) { "ok" } else { "degraded" },
+            started_at: self.started_at,
+            repository: RepositoryStatus {
+                id: self.repository.header().id,
+                location: self.repository.location(),
+                read_only: self.repository.is_read_only(),
+                chunk_size: self.repository.chunk_size(),
+            },
+            index: IndexStatus {
+                packs: index.pack_count,
+                chunks: index.chunk_count,
+                pack_bytes: index.pack_bytes,
+            },
+            caches: Caches {
+                chunks: ChunkCache { hits: chunks.hits, loads: chunks.loads, bytes: chunks.bytes },
+            },
+            counts: Counts { backups, jobs, inodes: self.inodes.count(), open_files: self.handles.count() },
+            sources,
+        }
+    }
+}
+
+/// Returns the value as one line of JSON.
+fn line(value: &impl Serialize) -> String {
+    let mut json = serde_json::to_string(value).unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    /// `ok`, or `degraded` when a source does not answer.
+    health: &'static str,
+    started_at: Timestamp,
+    repository: RepositoryStatus<'a>,
+    index: IndexStatus,
+    caches: Caches,
+    counts: Counts,
+    sources: Vec<SourceStatus>,
+}
+
+#[derive(Serialize)]
+struct RepositoryStatus<'a> {
+    id: RepositoryId,
+    location: &'a str,
+    read_only: bool,
+    chunk_size: u64,
+}
+
+#[derive(Serialize)]
+struct IndexStatus {
+    packs: u64,
+    chunks: u64,
+    pack_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Caches {
+    chunks: ChunkCache,
+}
+
+#[derive(Serialize)]
+struct ChunkCache {
+    hits: u64,
+    loads: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    /// By status, and by state.
+    backups: BTreeMap<&'static str, u64>,
+    jobs: BTreeMap<String, u64>,
+    inodes: usize,
+    open_files: usize,
+}
+
+#[derive(Serialize)]
+struct SourceStatus {
+    name: String,
+    kind: &'static str,
+    /// Why its volumes could not be listed when that was last tried.
+    error: Option<String>,
+}

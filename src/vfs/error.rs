@@ -1,0 +1,67 @@
+//! Why the tree does not do what it is asked. `fuse/errno.rs` gives each variant its number.
+
+use std::sync::Arc;
+
+use crate::format::FormatError;
+use crate::repository::RepositoryError;
+use crate::store::StoreError;
+use crate::types::{BackupId, RefusalKind};
+
+#[derive(Debug, thiserror::Error)]
+pub enum VfsError {
+    #[error("there is nothing of this name")]
+    NotFound,
+
+    #[error("it is not a folder")]
+    NotAFolder,
+
+    #[error("it is a folder")]
+    IsAFolder,
+
+    #[error("it is not a link")]
+    NotALink,
+
+    /// The kernel asks for an inode that it was never told of, or has forgotten.
+    #[error("there is no inode {inode}")]
+    UnknownInode { inode: u64 },
+
+    #[error("there is no open file {handle} that can do this")]
+    BadHandle { handle: u64 },
+
+    /// This part of the tree is changed by nobody.
+    #[error("it cannot be changed")]
+    ReadOnly,
+
+    /// SEEK_DATA or SEEK_HOLE from beyond the end, or SEEK_DATA from within the last hole.
+    #[error("there is no data behind this offset")]
+    NothingBehind,
+
+    #[error("commands of more than {bytes_max} bytes are not taken")]
+    CommandsTooLong { bytes_max: usize },
+
+    /// The sentence is in the answer, where the reader finds it.
+    #[error("the command is refused: {}", .kind.name())]
+    Refused { kind: RefusalKind },
+
+    #[error("the image of backup {id} cannot be opened")]
+    Open {
+        id: BackupId,
+        #[source]
+        source: RepositoryError,
+    },
+
+    #[error("the image of backup {id} cannot be read at byte {offset}")]
+    Read {
+        id: BackupId,
+        offset: u64,
+        #[source]
+        source: Arc<StoreError>,
+    },
+
+    #[error("the record of backup {id} cannot be written as text")]
+    Record {
+        id: BackupId,
+        #[source]
+        source: FormatError,
+    },
+}

@@ -1,0 +1,158 @@
+//! Open files and folders. What is open stays as it was opened: an image outlives its backup here, and a text is
+//! the text of the moment it was opened.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::VfsError;
+use super::control_file::{OpenControl, copy};
+use super::listing::OpenFolder;
+use crate::catalog::BackupRecord;
+use crate::image::Image;
+use crate::types::BackupId;
+
+/// Something open.
+#[derive(Clone)]
+pub(super) enum Open {
+    Image(Arc<OpenImage>),
+    Text(Arc<str>),
+    Control(Arc<OpenControl>),
+    Folder(Arc<OpenFolder>),
+}
+
+/// An image that is open; all its openings share one.
+pub(super) struct OpenImage {
+    pub(super) record: Arc<BackupRecord>,
+    image: Arc<Image>,
+    /// The first failed read is told of, and not each time somebody tries again.
+    reported: AtomicBool,
+}
+
+/// What to look for behind an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    Data,
+    Hole,
+}
+
+pub(super) struct HandleTable {
+    last: AtomicU64,
+    open: RwLock<Openings>,
+}
+
+#[derive(Default)]
+struct Openings {
+    by_handle: HashMap<u64, Open>,
+    /// Open images and how often each is.
+    images: HashMap<BackupId, (Arc<OpenImage>, u64)>,
+}
+
+impl HandleTable {
+    pub(super) fn new() -> Self {
+        Self { last: AtomicU64::new(0), open: RwLock::default() }
+    }
+
+    /// Keeps something open until its handle is closed.
+    pub(super) fn insert(&self, open: Open) -> u64 {
+        let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut openings = self.write();
+        if let Open::Image(image) = &open {
+            openings.images.entry(image.record.id).or_insert_with(|| (Arc::clone(image), 0)).1 += 1;
+        }
+        openings.by_handle.insert(handle, open);
+        handle
+    }
+
+    pub(super) fn close(&self, handle: u64) {
+        let mut openings = self.write();
+        if let Some(Open::Image(image)) = openings.by_handle.remove(&handle) {
+            let id = image.record.id;
+            if let Some((_, count)) = openings.images.get_mut(&id) {
+                *count -= 1;
+                if *count == 0 {
+                    openings.images.remove(&id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn get(&self, handle: u64) -> Result<Open, VfsError> {
+        self.read().by_handle.get(&handle).cloned().ok_or(VfsError::BadHandle { handle })
+    }
+
+    /// Returns an image that somebody has open, its backup deleted or not.
+    pub(super) fn image(&self, id: BackupId) -> Option<Arc<OpenImage>> {
+        self.read().images.get(&id).map(|(image, _)| Arc::clone(image))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.read().by_handle.len()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Openings> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Openings> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Fills `into` from an offset and returns how many bytes there are before the end.
+    pub(super) fn read(&self, handle: u64, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        match self {
+            Self::Image(image) => image.read(offset, into),
+            Self::Text(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(copy(text.as_bytes().get(start..).unwrap_or_default(), into))
+            }
+            Self::Control(control) => Ok(control.read(offset, into)),
+            Self::Folder(_) => Err(VfsError::BadHandle { handle }),
+        }
+    }
+
+    /// Returns the next offset of data, or of a hole; the end is a hole.
+    pub(super) fn seek(&self, handle: u64, offset: u64, seek: Seek) -> Result<u64, VfsError> {
+        match self {
+            Self::Image(image) => image.seek(offset, seek),
+            Self::Text(text) => {
+                let end = text.len() as u64;
+                let found = if seek == Seek::Data { offset } else { end };
+                if offset < end { Ok(found) } else { Err(VfsError::NothingBehind) }
+            }
+            Self::Control(_) | Self::Folder(_) => Err(VfsError::BadHandle { handle }),
+        }
+    }
+}
+
+impl OpenImage {
+    pub(super) fn new(record: Arc<BackupRecord>, image: Arc<Image>) -> Self {
+        Self { record, image, reported: AtomicBool::new(false) }
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        self.image.read(offset, into).map_err(|source| self.failed(offset, source))
+    }
+
+    fn seek(&self, offset: u64, seek: Seek) -> Result<u64, VfsError> {
+        if offset >= self.image.size_bytes() {
+            return Err(VfsError::NothingBehind);
+        }
+        let found = match seek {
+            Seek::Data => self.image.next_data(offset),
+            Seek::Hole => self.image.next_hole(offset).map(Some),
+        };
+        found.map_err(|source| self.failed(offset, source))?.ok_or(VfsError::NothingBehind)
+    }
+
+    fn failed(&self, offset: u64, source: Arc<crate::store::StoreError>) -> VfsError {
+        let id = self.record.id;
+        if !self.reported.swap(true, Ordering::Relaxed) {
+            let volume = format!("{}/{}", self.record.source, self.record.volume_name);
+            tracing::error!(backup = %id, volume, offset, %source, "an image cannot be read there");
+        }
+        VfsError::Read { id, offset, source }
+    }
+}

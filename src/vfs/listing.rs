@@ -1,0 +1,110 @@
+//! Listing an open folder. What it holds is fixed when its beginning is read, so positions mean the same entries
+//! however much comes and goes meanwhile; what is gone when its turn comes is left out. Of a hundred thousand backups
+//! a snapshot holds the ids only: names and attributes are made as they are read.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::names;
+use super::node::Node;
+use super::{Vfs, VfsError};
+use crate::jobs::JobId;
+use crate::types::{BackupId, SourceName, VolumeName};
+
+/// What is in a folder, at one moment.
+pub(super) enum Children {
+    Named(Vec<(Cow<'static, str>, Node)>),
+    Volumes(SourceName, Vec<VolumeName>),
+    Backups(Vec<BackupId>),
+    Jobs(Vec<JobId>),
+}
+
+impl Children {
+    pub(super) fn named(children: impl IntoIterator<Item = (impl Into<Cow<'static, str>>, Node)>) -> Self {
+        Self::Named(children.into_iter().map(|(name, node)| (name.into(), node)).collect())
+    }
+
+    fn get(&self, position: usize) -> Option<(Cow<'_, str>, Node)> {
+        Some(match self {
+            Self::Named(children) => {
+                let (name, node) = children.get(position)?;
+                (Cow::Borrowed(name.as_ref()), node.clone())
+            }
+            Self::Volumes(source, volumes) => {
+                let volume = volumes.get(position)?;
+                let name = names::encode(volume.as_str());
+                (Cow::Owned(name), Node::VolumeFolder(source.clone(), volume.clone()))
+            }
+            Self::Backups(ids) => {
+                let id = *ids.get(position)?;
+                (Cow::Owned(id.to_string()), Node::BackupFolder(id))
+            }
+            Self::Jobs(ids) => {
+                let id = *ids.get(position)?;
+                (Cow::Owned(id.to_string()), Node::Job(id))
+            }
+        })
+    }
+}
+
+/// An open folder.
+pub(super) struct OpenFolder {
+    node: Arc<Node>,
+    children: Mutex<Option<Arc<Children>>>,
+}
+
+/// One entry of a folder. The reader comes back with `next` for those behind it.
+pub struct ListedEntry<'a> {
+    pub name: &'a str,
+    pub node: &'a Node,
+    pub next: u64,
+}
+
+/// `.` and `..`.
+const DOTS: u64 = 2;
+
+impl OpenFolder {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node, children: Mutex::new(None) }
+    }
+
+    fn children(&self, vfs: &Vfs, position: u64) -> Result<Arc<Children>, VfsError> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        // From the beginning means anew: that is what rewinddir promises.
+        if let (Some(children), true) = (&*children, position > 0) {
+            return Ok(Arc::clone(children));
+        }
+        Ok(Arc::clone(children.insert(Arc::new(vfs.children_of(&self.node)?))))
+    }
+
+    /// Calls `visit` with the entries from a position on until it says with `false` that it takes no more, that one
+    /// included.
+    pub(super) fn list(
+        &self,
+        vfs: &Vfs,
+        position: u64,
+        mut visit: impl FnMut(ListedEntry<'_>) -> bool,
+    ) -> Result<(), VfsError> {
+        let children = self.children(vfs, position)?;
+        let mut position = position;
+        loop {
+            let next = position.saturating_add(1);
+            let more = if position < DOTS {
+                let (name, node) = if position == 0 {
+                    (".", self.node.as_ref().clone())
+                } else {
+                    ("..", self.node.parent())
+                };
+                visit(ListedEntry { name, node: &node, next })
+            } else {
+                let child = usize::try_from(position - DOTS).ok().and_then(|number| children.get(number));
+                let Some((name, node)) = child else { return Ok(()) };
+                visit(ListedEntry { name: &name, node: &node, next })
+            };
+            if !more {
+                return Ok(());
+            }
+            position = next;
+        }
+    }
+}
