@@ -1,6 +1,11 @@
 //! The layers of `docs/architecture.md`, checked against the sources: who may name whom, which crate stays in which
 //! folder, and where unsafe code may stand. Folders alone do not keep an architecture; this does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,7 +70,8 @@ fn sources() -> Vec<SourceFile> {
         .map(|file| {
             let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&file).unwrap();
-            let code = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+            let code =
+                text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
             SourceFile { path, code }
         })
         .collect()
@@ -87,7 +93,13 @@ fn named_layers(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (position, _) in code.match_indices("crate::") {
         let rest = &code[position + "crate::".len()..];
-        let segment = |text: &str| text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
+        let segment = |text: &str| {
+            text.trim_start()
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .unwrap_or("")
+                .to_owned()
+        };
         match rest.strip_prefix('{') {
             Some(group) => {
                 let mut depth = 0;
@@ -122,7 +134,8 @@ fn names_crate(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(position, _)| {
         let before = code[..position].chars().next_back();
         let after = &code[position + name.len()..];
-        let starts_word = before.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '_' | ':' | '"' | '-' | '.' | '/'));
+        let starts_word =
+            before.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '_' | ':' | '"' | '-' | '.' | '/'));
         starts_word && (after.starts_with("::") || after.starts_with(';'))
     })
 }
@@ -133,10 +146,13 @@ fn each_layer_names_only_those_above_it() {
     let mut wrong = Vec::new();
     for file in sources() {
         let Some(layer) = file.layer() else { continue };
-        let own = rank(layer).unwrap_or_else(|| panic!("{} is in a folder that is not in the table of layers", file.path));
+        let own = rank(layer)
+            .unwrap_or_else(|| panic!("{} is in a folder that is not in the table of layers", file.path));
         for named in named_layers(&file.code) {
             match rank(&named) {
-                Some(other) if other > own => wrong.push(format!("{} names {named}, a layer above it in the table", file.path)),
+                Some(other) if other > own => {
+                    wrong.push(format!("{} names {named}, a layer above it in the table", file.path))
+                }
                 Some(_) => {}
                 None => wrong.push(format!("{} names crate::{named}, which is no layer", file.path)),
             }
@@ -164,7 +180,9 @@ fn unsafe_code_stands_in_few_files() {
     let mut wrong = Vec::new();
     for file in sources() {
         let allowed = UNSAFE_FILES.iter().any(|known| file.path.starts_with(known));
-        let has_unsafe = file.code.contains("unsafe {") || file.code.contains("unsafe fn") || file.code.contains("unsafe impl");
+        let has_unsafe = file.code.contains("unsafe {")
+            || file.code.contains("unsafe fn")
+            || file.code.contains("unsafe impl");
         if has_unsafe && !allowed {
             wrong.push(file.path);
         }
@@ -186,15 +204,25 @@ fn every_file_says_what_it_is() {
 
 #[test]
 fn the_table_is_that_of_the_document() {
-    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
+    let document =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
-    let named: Vec<&str> = rows.filter_map(|row| row.split_once('`')).map(|(name, _)| name).filter(|name| LAYERS.contains(name)).collect();
+    let named: Vec<&str> = rows
+        .filter_map(|row| row.split_once('`'))
+        .map(|(name, _)| name)
+        .filter(|name| LAYERS.contains(name))
+        .collect();
     assert_eq!(named, LAYERS, "docs/architecture.md lists other layers, or in another order");
 }
 
 #[test]
 fn the_checks_see_what_they_look_for() {
-    assert_eq!(named_layers("use crate::{types::X, sysio::{a, b}, jobs}; crate::cli::main()").into_iter().collect::<Vec<_>>(), ["cli", "jobs", "sysio", "types"]);
+    assert_eq!(
+        named_layers("use crate::{types::X, sysio::{a, b}, jobs}; crate::cli::main()")
+            .into_iter()
+            .collect::<Vec<_>>(),
+        ["cli", "jobs", "sysio", "types"]
+    );
     assert!(names_crate("use sled::Db;", "sled"));
     assert!(names_crate("let x = sled::open();", "sled"));
     assert!(!names_crate("crate::sled::x", "sled"));
