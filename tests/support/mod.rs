@@ -7,3 +7,4 @@ pub mod bytes;
 pub mod ceph;
 pub mod engine;
 pub mod file_system;
+pub mod tree;
