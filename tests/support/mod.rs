@@ -5,6 +5,7 @@
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
+pub mod daemon;
 pub mod engine;
 pub mod file_system;
 pub mod tree;
