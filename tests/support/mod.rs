@@ -5,3 +5,5 @@
 pub mod bytes;
 pub mod engine;
 pub mod file_system;
+pub mod hand_made;
+pub mod tree;
