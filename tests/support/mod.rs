@@ -8,4 +8,6 @@ pub mod ceph;
 pub mod daemon;
 pub mod engine;
 pub mod file_system;
+pub mod hand_made;
 pub mod tree;
+pub mod vfs_tree;
