@@ -5,4 +5,5 @@
 pub mod bytes;
 pub mod engine;
 pub mod file_system;
+pub mod gated;
 pub mod tree;
