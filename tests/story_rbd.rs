@@ -180,7 +180,7 @@ fn the_middle_one_is_restored(
         assert_eq!(daemon.ended(&job)["state"], "failed");
     }
     daemon.restore(&format!("{id} --source restore --name fs1-restored"));
-    let restored = work.join("restored");
+    let restored = work.join("restored-new");
     cluster.rbd(&["export", "--no-progress", "fs1-restored", text(&restored)]);
     run("cmp", &[text(&restored), text(export)]);
     let all = cluster.rbd_json(&["ls"]);
@@ -199,6 +199,7 @@ fn the_middle_one_is_restored(
     // Over the volume itself, once nobody has it open.
     daemon.refused("restore", &format!("{id} --to restore/fs1\n"), Errno::EXIST, "VolumeExists");
     daemon.restore(&format!("{id} --to restore/fs1 --force"));
+    let restored = work.join("restored-over");
     cluster.rbd(&["export", "--no-progress", "fs1", text(&restored)]);
     run("cmp", &[text(&restored), text(export)]);
 }

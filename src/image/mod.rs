@@ -122,7 +122,7 @@ impl Image {
         mut visit: impl FnMut(ManifestExtent),
     ) -> Result<(), Arc<StoreError>> {
         for piece in range.below(self.size_bytes).split_on_grid(REGION_BYTES) {
-            for segment in overlapping(&*self.region(piece.start() / REGION_BYTES)?, piece) {
+            for segment in overlapping(&self.region(piece.start() / REGION_BYTES)?, piece) {
                 visit(resolve::cut(segment, segment.range.intersection(piece)));
             }
         }

@@ -85,12 +85,15 @@ impl ChunkStore {
     }
 }
 
+/// The thread that syncs full packs.
+type Publisher = JoinHandle<Result<(), StoreError>>;
+
 pub struct ChunkWriter {
     store: Arc<ChunkStore>,
     open: Option<OpenPack>,
     /// Chunks in the open pack and in those that wait for their sync.
     unpublished: Arc<Mutex<HashSet<ChunkId>>>,
-    publisher: Option<(Sender<FullPack>, JoinHandle<Result<(), StoreError>>)>,
+    publisher: Option<(Sender<FullPack>, Publisher)>,
     /// Packs of earlier backups whose chunks are not stored again.
     counted_on: HashSet<PackId>,
     stats: WriteStats,

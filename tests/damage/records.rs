@@ -8,7 +8,10 @@ use amberfs::repository::{Location, Repository, RepositoryError, RepositoryOptio
 
 use crate::history::{History, flip_bit, truncate};
 
-fn damages() -> [(&'static str, fn(&std::path::Path)); 5] {
+/// What is done to a file, and what to call it.
+type Damage = (&'static str, fn(&std::path::Path));
+
+fn damages() -> [Damage; 5] {
     [
         ("deleted", |path| std::fs::remove_file(path).unwrap()),
         ("empty", |path| truncate(path, 0)),

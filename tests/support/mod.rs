@@ -8,6 +8,7 @@ pub mod ceph;
 pub mod daemon;
 pub mod engine;
 pub mod file_system;
+pub mod gated;
 pub mod hand_made;
 pub mod tree;
 pub mod vfs_tree;
