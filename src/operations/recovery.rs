@@ -87,7 +87,9 @@ impl Operations {
         loop {
             match source.remove_volume(volume) {
                 Ok(()) => return,
-                Err(SourceError::VolumeInUse { .. }) if Instant::now() < deadline && !self.is_shutting_down() => {
+                Err(SourceError::VolumeInUse { .. })
+                    if Instant::now() < deadline && !self.is_shutting_down() =>
+                {
                     std::thread::sleep(REMOVAL_PAUSE);
                 }
                 Err(error) => {
