@@ -18,7 +18,7 @@ use amberfs::types::BackupId;
 use amberfs::vfs::{Access, Attributes, Entry, NodeKind, ROOT_INODE, Seek, Vfs, VfsError};
 use support::bytes::pattern;
 use support::hand_made::{CHUNK, HandMade, Recipe};
-use support::tree::{self, NamedVolumes, TENANT};
+use support::vfs_tree::{self, NamedVolumes, TENANT};
 
 fn find(vfs: &Vfs, path: &str) -> Result<Entry, VfsError> {
     let mut entry = None;

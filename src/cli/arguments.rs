@@ -40,7 +40,7 @@ Environment:
 pub struct Cli {
     /// Mount of the daemon to talk to
     ///
-    /// Mount of the daemon to talk to. Without it: $AMBERFS_MOUNT, else the one amberfs mount there is.
+    /// Without it: $AMBERFS_MOUNT, else the one amberfs mount there is.
     #[arg(long, value_name = "DIR", global = true)]
     pub mount: Option<PathBuf>,
 
@@ -66,8 +66,7 @@ pub enum TopCommand {
     Job(JobCommand),
     /// Print a completion script for a shell
     ///
-    /// Print a completion script for a shell, for example: amberfs completions bash >
-    /// /etc/bash_completion.d/amberfs
+    /// Example: amberfs completions bash > /etc/bash_completion.d/amberfs
     Completions {
         shell: clap_complete::Shell,
     },
@@ -75,8 +74,7 @@ pub enum TopCommand {
 
 /// Unmount, which ends the daemon
 ///
-/// Unmount, which ends the daemon. Refused while a file in the mount is open. What was mounted by a user is
-/// unmounted with fusermount3.
+/// Refused while a file in the mount is open. What was mounted by a user is unmounted with fusermount3.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -96,10 +94,10 @@ pub enum RepoCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
-    Create(backup::CreateArgs),
+    Create(backup::BackupCreateArgs),
     List(backup_list::BackupListArgs),
-    Show(backup::ShowArgs),
-    Restore(backup::RestoreArgs),
+    Show(backup::BackupShowArgs),
+    Restore(backup::BackupRestoreArgs),
 }
 
 #[derive(Debug, Subcommand)]

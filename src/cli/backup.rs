@@ -1,10 +1,9 @@
 //! `amberfs backup create`, `show` and `restore`.
 
 use clap::Args;
-use serde_json::Value;
 
 use super::error::CliError;
-use super::fields::{BACKUP_FIELDS, Fields};
+use super::fields::BACKUP_FIELDS;
 use super::format::OutputArgs;
 use super::mounted::Mounted;
 use super::wait::{self, LINE_SECONDS};
@@ -13,8 +12,8 @@ use crate::control::{self, Accepted, Command};
 
 /// Back up a volume, and wait until that is done
 ///
-/// Back up a volume, and wait until that is done. The backup is of the volume as it is at this moment, or of one of
-/// its snapshots; the volume can be written to meanwhile. Ctrl-C asks whether to cancel.
+/// The backup is of the volume as it is at this moment, or of one of its snapshots; the volume can be
+/// written to meanwhile. Ctrl-C asks whether to cancel.
 ///
 /// A volume whose name starts with a dash is written behind --, or with its source: rbd/-name.
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ Examples:
   amberfs backup create rbd/myvol10 --name myvol10-incr1 --incremental --force
   amberfs backup create myvol10 --snapshot myvol10-snapshot1 --property ticket=4711
   id=$(amberfs backup create myvol10 -f value -c id)")]
-pub struct CreateArgs {
+pub struct BackupCreateArgs {
     #[command(flatten)]
     command: control::BackupArgs,
 
@@ -43,7 +42,7 @@ Examples:
   amberfs backup show tuesday
   amberfs backup show 9027e97a
   amberfs backup show rbd/myvol10@latest -f value -c id")]
-pub struct ShowArgs {
+pub struct BackupShowArgs {
     /// Backup: its id, 8 or more characters of the id's start, its name, or VOLUME@latest
     backup: String,
 
@@ -53,16 +52,15 @@ pub struct ShowArgs {
 
 /// Restore a backup to a new or an existing volume, and wait until that is done
 ///
-/// Restore a backup to a new or an existing volume, and wait until that is done. A new volume has its final name
-/// only when it is complete. An existing volume (--to) needs --force and must not be in use: all of it is
-/// overwritten. Ctrl-C asks whether to cancel.
+/// A new volume has its final name only when it is complete. An existing volume (--to) needs --force and
+/// must not be in use: all of it is overwritten. Ctrl-C asks whether to cancel.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   amberfs backup restore tuesday
   amberfs backup restore tuesday --name myvol10-tuesday --source rbd --type standard
   amberfs backup restore myvol10@latest --to rbd/myvol-restored --force")]
-pub struct RestoreArgs {
+pub struct BackupRestoreArgs {
     #[command(flatten)]
     command: control::RestoreArgs,
 
@@ -74,7 +72,7 @@ pub struct RestoreArgs {
     output: OutputArgs,
 }
 
-pub fn create(mounted: &Mounted, args: CreateArgs) -> Result<(), CliError> {
+pub fn create(mounted: &Mounted, args: BackupCreateArgs) -> Result<(), CliError> {
     let wants_incremental = args.command.incremental;
     let accepted = send(mounted, Command::Backup(args.command))?;
     if wants_incremental && accepted.value("is_incremental") == Some("false") {
@@ -85,20 +83,17 @@ pub fn create(mounted: &Mounted, args: CreateArgs) -> Result<(), CliError> {
     args.output.print_object(&resolve::backup(mounted, id)?.ordered(&BACKUP_FIELDS))
 }
 
-pub fn show(mounted: &Mounted, args: &ShowArgs) -> Result<(), CliError> {
+pub fn show(mounted: &Mounted, args: &BackupShowArgs) -> Result<(), CliError> {
     let backup = resolve::backup(mounted, &args.backup)?;
     args.output.print_object(&backup.ordered(&BACKUP_FIELDS))
 }
 
-pub fn restore(mounted: &Mounted, args: RestoreArgs) -> Result<(), CliError> {
+pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliError> {
     let accepted = send(mounted, Command::Restore(args.command))?;
-    let job = finish(mounted, &accepted, args.no_wait)?;
+    finish(mounted, &accepted, args.no_wait)?;
+    let job = mounted.job(accepted.value("job").unwrap_or_default())?;
     let fields = [("backup_id", "backup"), ("volume", "volume"), ("job", "id")];
-    args.output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job_value(&job, name))))
-}
-
-fn job_value(job: &Fields, name: &str) -> Value {
-    job.value(name).clone()
+    args.output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone())))
 }
 
 fn send(mounted: &Mounted, command: Command) -> Result<Accepted, CliError> {
@@ -106,12 +101,12 @@ fn send(mounted: &Mounted, command: Command) -> Result<Accepted, CliError> {
     Ok(answers.into_iter().next().unwrap_or_default())
 }
 
-/// Waits for the job of an accepted command if that is wanted; returns the job.
-fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<Fields, CliError> {
+/// Waits for the job of an accepted command, if that is wanted.
+fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<(), CliError> {
     let id = accepted.value("job").unwrap_or_default();
     if no_wait {
         output::note(&format!("job {id} is accepted: amberfs job watch {id}"));
-        return mounted.job(id);
+        return Ok(());
     }
     wait::until_done(mounted, id, LINE_SECONDS)
 }

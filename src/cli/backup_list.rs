@@ -35,7 +35,7 @@ const SHORT: usize = 7;
 
 /// List backups, the newest first
 ///
-/// List backups, the newest first: all that the caller may see. Sizes are in GiB, rounded up.
+/// All that the caller may see. Sizes are in GiB, rounded up.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

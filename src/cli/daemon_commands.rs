@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::format::OutputArgs;
-use crate::daemon::{Compression, MountOptions, RepoInfoOptions, RepoInitOptions};
+use crate::daemon::{self, MountOptions, RepoInfoOptions, RepoInitOptions, RepositorySummary};
 use crate::types::ByteSize;
 
 /// Mount the tree of backups and serve it
 ///
-/// Mount the tree of backups and serve it, until it is unmounted or told to end (SIGTERM). Without a configuration
-/// file, --repo and --volumes are all that is needed: a repository in a directory, and a source called `local` over
-/// a directory of raw images.
+/// Serves until it is unmounted or told to end (SIGTERM). Without a configuration file, --repo and --volumes are
+/// all that is needed: a repository in a directory, and a source called `local` over a directory of raw
+/// images.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -53,7 +54,7 @@ pub struct MountArgs {
 #[command(after_long_help = "\
 Examples:
   amberfs repo init --repo /srv/backups
-  amberfs repo init --repo /srv/backups --chunk-size 256KiB --compression zstd:6")]
+  amberfs repo init --repo /srv/backups --chunk-size 256KiB")]
 pub struct RepoInitArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
@@ -67,9 +68,8 @@ pub struct RepoInitArgs {
     #[arg(long, value_name = "SIZE")]
     chunk_size: Option<ByteSize>,
 
-    /// Compression of new chunks: none, or zstd:LEVEL
-    #[arg(long)]
-    compression: Option<Compression>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Show what a repository is
@@ -93,21 +93,37 @@ pub struct RepoInfoArgs {
 
 pub fn mount(args: MountArgs) -> Result<(), CliError> {
     let MountArgs { config, repo, volumes, daemon, allow_other, mountpoint } = args;
-    no_daemon(&MountOptions { config, repo, volumes, mountpoint, daemon, allow_other })
+    daemon::mount(&MountOptions { config, repo, volumes, mountpoint, daemon, allow_other })?;
+    Ok(())
 }
 
 pub fn repo_init(args: RepoInitArgs) -> Result<(), CliError> {
-    let RepoInitArgs { config, repo, chunk_size, compression } = args;
-    no_daemon(&RepoInitOptions { config, repo, chunk_size, compression })
+    let RepoInitArgs { config, repo, chunk_size, output } = args;
+    let summary = daemon::repo_init(&RepoInitOptions { config, repo, chunk_size })?;
+    output.print_object(&fields(&summary))
 }
 
 pub fn repo_info(args: RepoInfoArgs) -> Result<(), CliError> {
     let RepoInfoArgs { config, repo, output } = args;
-    no_daemon(&RepoInfoOptions { config, repo })?;
-    output.print_object(&[])
+    let summary = daemon::repo_info(&RepoInfoOptions { config, repo })?;
+    output.print_object(&fields(&summary))
 }
 
-/// Says that this build ends at the options: `daemon` is not there to be called.
-fn no_daemon(options: &impl std::fmt::Debug) -> Result<(), CliError> {
-    Err(CliError::Daemon(format!("this build of amberfs has no daemon: {options:?}")))
+fn fields(summary: &RepositorySummary) -> Vec<(String, Value)> {
+    let header = &summary.header;
+    let features = |names: &[String]| json!(names.join(", "));
+    let mut fields = vec![
+        ("id".to_owned(), json!(header.id.to_string())),
+        ("location".to_owned(), json!(summary.location)),
+        ("created_at".to_owned(), json!(header.created_at.to_string())),
+        ("chunk_size".to_owned(), json!(header.chunk_size.0)),
+        ("features_compatible".to_owned(), features(&header.features_compatible)),
+        ("features_read_only_compatible".to_owned(), features(&header.features_read_only_compatible)),
+        ("features_incompatible".to_owned(), features(&header.features_incompatible)),
+    ];
+    for (kind, count, bytes) in &summary.objects {
+        fields.push((kind.to_string(), json!(count)));
+        fields.push((format!("{kind}_bytes"), json!(bytes)));
+    }
+    fields
 }

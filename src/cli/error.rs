@@ -1,10 +1,12 @@
 //! Why a command did not do what it was asked for, and the exit status that says so.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::control::UnwritableWord;
+use crate::daemon::DaemonError;
 use crate::types::{Refusal, RefusalKind};
 
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +21,8 @@ pub enum CliError {
     #[error("the command cannot be sent")]
     Unwritable(#[from] UnwritableWord),
 
-    #[error("job {job} {state}: {sentence}")]
-    JobEnded { job: String, state: String, sentence: String },
+    #[error("job {job} {state}{}", .error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    JobEnded { job: String, state: &'static str, error: Option<String> },
 
     #[error("interrupted; the job goes on: amberfs job watch {job}")]
     Interrupted { job: String },
@@ -53,8 +55,8 @@ pub enum CliError {
     Unmount { path: PathBuf, why: String },
 
     /// What the daemon's own commands (`mount`, `repo`) say.
-    #[error("{0}")]
-    Daemon(String),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 fn paths(paths: &[PathBuf]) -> String {
@@ -64,6 +66,17 @@ fn paths(paths: &[PathBuf]) -> String {
 impl CliError {
     pub fn refused(kind: RefusalKind, sentence: impl Into<String>) -> Self {
         Refusal::new(kind, sentence).into()
+    }
+
+    /// Returns the sentence and what caused it, in one line.
+    pub fn with_causes(&self) -> String {
+        let mut sentence = format!("error: {self}");
+        let mut source = self.source();
+        while let Some(cause) = source {
+            sentence.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        sentence
     }
 
     pub fn exit_code(&self) -> ExitCode {

@@ -37,8 +37,8 @@ pub struct JobShowArgs {
 
 /// Follow a job until it ends
 ///
-/// Follow a job until it ends: a progress bar on a terminal, lines elsewhere. Ctrl-C asks whether to cancel the job.
-/// The exit status is 1 when the job failed or was cancelled.
+/// A progress bar on a terminal, lines elsewhere. Ctrl-C asks whether to cancel the job. The exit status is
+/// 1 when the job failed or was cancelled.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -56,8 +56,8 @@ pub struct JobWatchArgs {
 
 /// Cancel jobs
 ///
-/// Cancel jobs: all of them, or none when one of them cannot be. A cancelled backup leaves nothing behind, a
-/// cancelled restore no volume under its final name.
+/// All of them, or none when one of them cannot be. A cancelled backup leaves nothing behind, a cancelled
+/// restore no volume under its final name.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -99,7 +99,7 @@ pub fn show(mounted: &Mounted, args: &JobShowArgs) -> Result<(), CliError> {
 }
 
 pub fn watch(mounted: &Mounted, args: &JobWatchArgs) -> Result<(), CliError> {
-    wait::until_done(mounted, &args.job, args.interval).map(|_| ())
+    wait::until_done(mounted, &args.job, args.interval)
 }
 
 pub fn cancel(mounted: &Mounted, args: JobCancelArgs) -> Result<(), CliError> {

@@ -20,7 +20,6 @@ mod umount;
 mod volume;
 mod wait;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -42,13 +41,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut sentence = format!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                sentence.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            output::note(&sentence);
+            output::note(&error.with_causes());
             error.exit_code()
         }
     }

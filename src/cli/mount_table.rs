@@ -10,8 +10,6 @@ use super::error::CliError;
 
 const MOUNTS: &str = "/proc/self/mounts";
 
-const FILE_SYSTEM_TYPE: &[u8] = b"fuse.amberfs";
-
 /// Some hundred thousand mounts.
 const MOUNTS_BYTES_MAX: u64 = 64 << 20;
 
@@ -27,11 +25,17 @@ pub fn amberfs_mounts() -> Result<Vec<PathBuf>, CliError> {
 fn parse(table: &[u8]) -> Vec<PathBuf> {
     let lines = table.split(|&byte| byte == b'\n');
     let mounts = lines.filter_map(|line| {
-        let mut words = line.split(|&byte| byte == b' ').skip(1);
-        let (directory, kind) = (words.next()?, words.next()?);
-        (kind == FILE_SYSTEM_TYPE).then(|| PathBuf::from(OsString::from_vec(unescape(directory))))
+        let mut words = line.split(|&byte| byte == b' ');
+        let (name, directory, kind) = (words.next()?, words.next()?, words.next()?);
+        is_amberfs(name, kind).then(|| PathBuf::from(OsString::from_vec(unescape(directory))))
     });
     mounts.collect()
+}
+
+/// Is this the name and type of a mount of ours? fusermount3 writes our name behind the type; fuser's own mount, which
+/// root makes, leaves the type bare.
+fn is_amberfs(name: &[u8], kind: &[u8]) -> bool {
+    kind == b"fuse.amberfs" || (kind == b"fuse" && name == b"amberfs")
 }
 
 /// Undoes the kernel's `\040` for blanks and backslashes.
@@ -58,8 +62,8 @@ mod tests {
     #[test]
     fn amberfs_mounts_are_found_whatever_their_names() {
         let table = b"proc /proc proc rw 0 0\namberfs /mnt/a\\040b\\134c\\011\xff fuse.amberfs ro 0 0\n\
-            x /fuse.amberfs fuse.other rw 0 0\nbroken\n /dev/sda /mnt\\04 fuse.amberfs\namberfs /m\\04 fuse.amberfs rw 0 0";
-        let expected: Vec<PathBuf> = [&b"/mnt/a b\\c\t\xff"[..], b"/m\\04"]
+            x /fuse.amberfs fuse.other rw 0 0\namberfs /root fuse rw 0 0\nx /x fuse rw 0 0\namberfs /a ext4\nbroken\n /dev/sda /mnt\\04 fuse.amberfs\namberfs /m\\04 fuse.amberfs rw 0 0";
+        let expected: Vec<PathBuf> = [&b"/mnt/a b\\c\t\xff"[..], b"/root", b"/m\\04"]
             .map(|name| PathBuf::from(OsString::from_vec(name.to_vec())))
             .to_vec();
         assert_eq!(parse(table), expected);

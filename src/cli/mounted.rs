@@ -15,6 +15,9 @@ use crate::types::{MIB, RefusalKind};
 /// An `info.json` with a thousand properties; an answer to ten thousand lines.
 const FILE_BYTES_MAX: u64 = 16 * MIB;
 
+/// An answer that fits is read at once.
+const ANSWER_BYTES_USUAL: usize = 4096;
+
 const ENTRIES_MAX: usize = 4_000_000;
 
 pub struct Mounted {
@@ -105,7 +108,7 @@ impl Mounted {
         let written = file.write(text.as_bytes());
         // A stream, as the daemon's control files are, has no place to go back to and reads the answer at once.
         let _ = file.rewind();
-        let mut answer = Vec::new();
+        let mut answer = Vec::with_capacity(ANSWER_BYTES_USUAL);
         let read = file.take(FILE_BYTES_MAX).read_to_end(&mut answer);
         let answer = Answer::parse(&String::from_utf8_lossy(&answer));
         match (written, answer) {

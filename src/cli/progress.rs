@@ -10,19 +10,18 @@ use super::fields::Fields;
 use super::output::{note, plain};
 
 pub enum Progress {
-    Bar(ProgressBar),
-    Lines { every: Duration, next: Instant },
+    /// Made when there is something to show.
+    Bar(Option<ProgressBar>),
+    Lines {
+        every: Duration,
+        next: Instant,
+    },
 }
 
 impl Progress {
     pub fn new(line_seconds: u64) -> Self {
         if io::stderr().is_terminal() {
-            let bar = ProgressBar::no_length();
-            // Without the style it is still a bar.
-            if let Ok(style) = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}") {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            return Self::Bar(bar);
+            return Self::Bar(None);
         }
         let every = Duration::from_secs(line_seconds);
         // What ends at once needs no line but the last.
@@ -32,12 +31,11 @@ impl Progress {
     pub fn update(&mut self, job: &Fields) {
         match self {
             Self::Bar(bar) => {
-                bar.set_prefix(title(job));
-                bar.set_message(numbers(job));
-                if let Some(total) = job.number("bytes_total") {
-                    bar.set_length(total);
-                }
+                let bar = bar.get_or_insert_with(|| new_bar(job));
+                bar.set_length(job.number("bytes_total").unwrap_or(0));
                 bar.set_position(job.number("bytes_done").unwrap_or(0));
+                // Draws it; in front of the others it would show the numbers of two looks.
+                bar.set_message(numbers(job));
             }
             Self::Lines { every, next } => {
                 let now = Instant::now();
@@ -49,10 +47,13 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away and leaves a line with the result.
+    /// Takes the bar away and leaves a line with the result; that of a failure is the error's.
     pub fn finish(&self, job: &Fields) {
-        if let Self::Bar(bar) = self {
+        if let Self::Bar(Some(bar)) = self {
             bar.finish_and_clear();
+        }
+        if job.text("state") != "done" {
+            return;
         }
         let done = BinaryBytes(job.number("bytes_done").unwrap_or(0));
         note(&format!("job {}: {} {}, {done}", id(job), title(job), job.text("state")));
@@ -61,10 +62,19 @@ impl Progress {
     /// Takes the bar away for as long as the terminal is needed for something else.
     pub fn aside<T>(&self, other: impl FnOnce() -> T) -> T {
         match self {
-            Self::Bar(bar) => bar.suspend(other),
-            Self::Lines { .. } => other(),
+            Self::Bar(Some(bar)) => bar.suspend(other),
+            Self::Bar(None) | Self::Lines { .. } => other(),
         }
     }
+}
+
+fn new_bar(job: &Fields) -> ProgressBar {
+    // Without the style it is still a bar.
+    let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+    let bar = ProgressBar::new(job.number("bytes_total").unwrap_or(0)).with_style(style);
+    let done = job.number("bytes_done").unwrap_or(0);
+    bar.with_position(done).with_prefix(title(job)).with_message(numbers(job))
 }
 
 pub fn id(job: &Fields) -> String {

@@ -57,7 +57,8 @@ fn age(backup: &Fields) -> (&str, &str) {
 }
 
 fn describe(backup: &Fields) -> String {
-    format!("{} ({} of {})", backup.text("id"), backup.text("name"), backup.volume())
+    let name = backup.value("name").as_str().unwrap_or("no name");
+    format!("{} ({name} of {})", backup.text("id"), backup.volume())
 }
 
 fn not_found(sentence: String) -> CliError {

@@ -31,7 +31,9 @@ pub fn run(named: Option<PathBuf>) -> Result<(), CliError> {
         Ok(()) => {}
         Err(Errno::BUSY) => {
             let why = "it is in use: a file in it is open, or a shell stands in it";
-            return Err(failed(format!("{why}; `fuser -vm {}` names them", path.display())));
+            let path = path.to_string_lossy();
+            let quoted = shlex::try_quote(&path).unwrap_or_default();
+            return Err(failed(format!("{why}; `fuser -vm {quoted}` names them")));
         }
         Err(Errno::PERM) => as_user(&path).map_err(failed)?,
         Err(errno) => return Err(failed(errno.to_string())),

@@ -29,7 +29,7 @@ pub struct VolumeListArgs {
 
 /// Show one volume and its latest backup
 ///
-/// Show one volume and its latest backup. For all of its backups: amberfs backup list --volume VOLUME
+/// For all of its backups: amberfs backup list --volume VOLUME
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -23,8 +23,8 @@ pub const LINE_SECONDS: u64 = 5;
 /// How often the job is looked at: soon enough for an eye, seldom enough to cost nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Waits until a job is done and returns it; an error when it failed or was cancelled.
-pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<Fields, CliError> {
+/// Waits until a job is done; an error when it failed or was cancelled.
+pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<(), CliError> {
     let interrupt = Interrupt::new();
     let mut progress = Progress::new(line_seconds);
     loop {
@@ -32,7 +32,7 @@ pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<
         match job.text("state") {
             "done" => {
                 progress.finish(&job);
-                return Ok(job);
+                return Ok(());
             }
             "failed" | "cancelled" => {
                 progress.finish(&job);
@@ -52,11 +52,8 @@ fn ended(job: &Fields) -> CliError {
         "cancelled" => "was cancelled",
         _ => "failed",
     };
-    let sentence = match job.text("error") {
-        "" => "no reason is given".to_owned(),
-        error => error.to_owned(),
-    };
-    CliError::JobEnded { job: id(job), state: state.to_owned(), sentence }
+    let error = job.value("error").as_str().map(str::to_owned);
+    CliError::JobEnded { job: id(job), state, error }
 }
 
 /// Asks, and cancels on yes. Without a terminal to ask on, leaves the job alone and stops waiting.
@@ -74,7 +71,7 @@ fn ask_to_cancel(mounted: &Mounted, job_id: &str, interrupt: &Interrupt) -> Resu
     match mounted.send(&[Command::Cancel(CancelArgs { job: job_id.to_owned() })]) {
         Ok(_) => note(&format!("job {job_id} is being cancelled")),
         // It may have ended meanwhile, which the next look at it tells.
-        Err(error) => note(&error.to_string()),
+        Err(error) => note(&error.with_causes()),
     }
     Ok(())
 }

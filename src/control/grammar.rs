@@ -24,15 +24,13 @@ pub struct BackupArgs {
 
     /// Store only what changed since the volume's latest available backup
     ///
-    /// Store only what changed since the volume's latest available backup. With none to lean on, a full backup is
-    /// taken and `is_incremental` says so.
+    /// With none to lean on, a full backup is taken and `is_incremental` says so.
     #[arg(long)]
     pub incremental: bool,
 
     /// Back up a volume that is in use
     ///
-    /// Back up a volume that is in use. The backup is what a power cut at this moment would leave
-    /// (crash-consistent).
+    /// The backup is what a power cut at this moment would leave (crash-consistent).
     #[arg(long)]
     pub force: bool,
 
@@ -58,8 +56,8 @@ pub struct RestoreArgs {
 
     /// Name of the new volume
     ///
-    /// Name of the new volume. Without it: the name of the volume that was backed up when that is free, else that
-    /// name with the time appended.
+    /// Without it: the name of the volume that was backed up when that is free, else that name with the time
+    /// appended.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
 

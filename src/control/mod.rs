@@ -7,8 +7,10 @@ mod answer;
 mod command;
 mod grammar;
 mod lines;
+mod run;
 
 pub use answer::{Accepted, Answer};
 pub use command::{Command, ControlFile, UnwritableWord};
 pub use grammar::{BackupArgs, CancelArgs, RestoreArgs};
 pub use lines::{LINE_BYTES_MAX, LINES_MAX, parse_lines};
+pub use run::Commands;

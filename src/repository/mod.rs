@@ -31,7 +31,7 @@ use crate::format::document;
 use crate::format::header::{Compatibility, RepositoryHeader};
 use crate::image::{Image, ImageCaches};
 use crate::index::ChunkIndex;
-use crate::objects::{DirectoryStore, ObjectError, ObjectName, ObjectStore};
+use crate::objects::{DirectoryStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::store::ChunkStore;
 use crate::sysio::lock::{self, FileLock};
 use crate::sysio::{atomic, clock};
@@ -86,6 +86,19 @@ impl Repository {
     pub fn read_header(location: &Location) -> Result<RepositoryHeader, RepositoryError> {
         let Location::Directory(path) = location;
         read_header(&DirectoryStore::open(path), path)
+    }
+
+    /// Counts the objects of each kind: name of the kind, how many, bytes.
+    pub fn count_objects(location: &Location) -> Result<Vec<(&'static str, u64, u64)>, RepositoryError> {
+        let Location::Directory(path) = location;
+        let objects = DirectoryStore::open(path);
+        let mut counts = Vec::new();
+        for kind in ObjectKind::ALL {
+            let entries = objects.list(kind)?;
+            let bytes = entries.iter().map(|entry| entry.length).sum();
+            counts.push((kind.folder(), entries.len() as u64, bytes));
+        }
+        Ok(counts)
     }
 
     /// Opens a repository, for writing when nobody else does and its format allows it.

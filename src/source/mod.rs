@@ -7,6 +7,8 @@ mod error;
 mod registry;
 
 pub mod dir;
+#[cfg(feature = "rbd")]
+pub mod rbd;
 
 pub use error::SourceError;
 pub use registry::Sources;

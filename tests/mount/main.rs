@@ -23,7 +23,7 @@ use amberfs::fuse::{self, FuseOptions, FuseSession};
 use amberfs::source::Source;
 use amberfs::vfs::{Vfs, VfsParts};
 use support::hand_made::HandMade;
-use support::tree::{self, Echo};
+use support::vfs_tree::{self, Echo};
 
 /// A mounted tree over a hand-made repository; unmounted on drop, whatever is still open in it.
 struct Mounted {

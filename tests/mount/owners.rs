@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use super::Mounted;
 use super::support::bytes::pattern;
 use super::support::hand_made::{HandMade, Recipe};
-use super::support::tree::{NamedVolumes, TENANT};
+use super::support::vfs_tree::{NamedVolumes, TENANT};
 
 fn as_user(mounted: &Mounted, user: u32, groups: &str, script: &str) -> Output {
     let mut command = Command::new("setpriv");

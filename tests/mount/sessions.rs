@@ -9,7 +9,7 @@ use amberfs::fuse::{self, FuseError, Unmounted};
 
 use super::support::bytes::pattern;
 use super::support::hand_made::{HandMade, Recipe};
-use super::support::tree;
+use super::support::vfs_tree;
 use super::{Mounted, options, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -8,7 +8,7 @@ use amberfs::jobs::{JobSubject, Slot};
 use super::Mounted;
 use super::support::bytes::pattern;
 use super::support::hand_made::{HandMade, Recipe};
-use super::support::tree::{self, NamedVolumes};
+use super::support::vfs_tree::{self, NamedVolumes};
 
 #[test]
 fn the_tree_can_be_walked() {

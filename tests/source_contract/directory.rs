@@ -267,6 +267,18 @@ fn a_restore_does_not_disturb_a_snapshot_that_holds_its_target() {
 }
 
 #[test]
+fn a_volume_that_another_program_locked_is_in_use() {
+    let directory = Directory::on(Kind::Ext4);
+    directory.make("v", 1000, &[]);
+    let locked = File::open(directory.file("v")).unwrap();
+    rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let refused = directory.source.open_volume(&volume("v")).err();
+    assert!(matches!(refused, Some(SourceError::VolumeInUse { .. })), "{refused:?}");
+    drop(locked);
+    assert!(directory.source.open_volume(&volume("v")).is_ok());
+}
+
+#[test]
 fn snapshots_go_where_their_volume_goes() {
     let directory = Directory::on(Kind::Xfs);
     for name in ["v", "w"] {

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 pub mod bytes;
+#[cfg(feature = "rbd")]
+pub mod ceph;
+pub mod daemon;
 pub mod engine;
 pub mod file_system;
 pub mod hand_made;
 pub mod tree;
+pub mod vfs_tree;

@@ -1,6 +1,8 @@
 //! The grammar of control lines, from both sides.
 
-use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 
 use super::*;
 use crate::control::{BackupArgs, CancelArgs, RestoreArgs, UnwritableWord};
@@ -171,6 +173,8 @@ fn restore_args() -> impl Strategy<Value = RestoreArgs> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn every_command_survives_being_written_as_a_line(
         commands in proptest::collection::vec(prop_oneof![

@@ -1,0 +1,138 @@
+//! From the configuration to the layers: repository, sources, operations.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config::{Config, SourceConfig, WithoutParentConfig};
+use super::{DaemonError, MountOptions};
+use crate::catalog::{Project, Quota};
+use crate::format::header::CHUNK_SIZE_DEFAULT;
+use crate::jobs::{JobQueue, JobQueueOptions};
+use crate::operations::{Operations, OperationsOptions, VolumeType, WithoutParent};
+use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
+use crate::source::dir::DirSource;
+use crate::source::{Source, Sources};
+use crate::types::{ByteSize, ProjectName, SourceName};
+
+/// Opens the repository of the configuration. One that `--repo` names is made when there is none: the embedded
+/// default needs no preparation.
+pub(super) fn open_repository(
+    config: &Config,
+    options: &MountOptions,
+) -> Result<Arc<Repository>, DaemonError> {
+    let location: Location = config.repository.url.parse()?;
+    let repository_options = RepositoryOptions {
+        index: config.repository.index.clone(),
+        compression: config.compression()?,
+        cache_bytes: config.repository.cache.0,
+    };
+    let opened = match Repository::open(&location, &repository_options) {
+        Err(RepositoryError::NotARepository { path }) if options.repo.is_some() && is_new(&path) => {
+            Repository::create(&location, ByteSize(CHUNK_SIZE_DEFAULT))?;
+            tracing::info!(repository = %location, "made a new repository");
+            Repository::open(&location, &repository_options)?
+        }
+        opened => opened?,
+    };
+    if opened.is_read_only() {
+        tracing::warn!(repository = %location, "open for reading only: another daemon writes to it, or it cannot be written to");
+    }
+    Ok(Arc::new(opened))
+}
+
+fn is_new(path: &Path) -> bool {
+    std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
+}
+
+pub(super) fn operations(
+    config: &Config,
+    repository: Arc<Repository>,
+) -> Result<Arc<Operations>, DaemonError> {
+    let sources = sources(config)?;
+    let jobs = Arc::new(JobQueue::new(JobQueueOptions {
+        operations_max: config.limits.max_operations,
+        finished_kept: config.limits.finished_jobs,
+        finished_kept_seconds: config.limits.finished_jobs_seconds,
+    }));
+    let volume_types = config.volume_type.iter().map(|(name, volume_type)| {
+        let volume_type = volume_type.clone();
+        let volume_type = VolumeType {
+            source: volume_type.source,
+            data_pool: volume_type.data_pool,
+            object_size: volume_type.object_size,
+            features: volume_type.features,
+        };
+        (name.clone(), volume_type)
+    });
+    let options = OperationsOptions {
+        projects: projects(config)?,
+        volume_types: volume_types.collect(),
+        without_parent: match config.incremental_without_parent {
+            WithoutParentConfig::Full => WithoutParent::TakeFull,
+            WithoutParentConfig::Fail => WithoutParent::Refuse,
+        },
+        memory_bytes: config.limits.memory.0,
+    };
+    Ok(Operations::new(repository, Sources::new(sources), jobs, options))
+}
+
+/// Without a project in the configuration there is one, `default`, which has all sources, no limits, and the
+/// daemon's user as its owner.
+fn projects(config: &Config) -> Result<Vec<Project>, DaemonError> {
+    let invalid = |error: crate::types::NameError| DaemonError::InvalidConfig { why: error.to_string() };
+    if config.project.is_empty() {
+        return Ok(vec![Project {
+            name: "default".parse().map_err(invalid)?,
+            sources: config
+                .source
+                .keys()
+                .map(|name| name.parse())
+                .collect::<Result<_, _>>()
+                .map_err(invalid)?,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            quota: Quota::default(),
+        }]);
+    }
+    let project = |(name, project): (&String, &super::config::ProjectConfig)| {
+        let name: ProjectName = name.parse().map_err(invalid)?;
+        let sources = project.sources.clone();
+        Ok(Project { name, sources, uid: project.uid, gid: project.gid, quota: project.quota })
+    };
+    config.project.iter().map(project).collect()
+}
+
+fn sources(config: &Config) -> Result<Vec<Arc<dyn Source>>, DaemonError> {
+    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    for (name, source) in &config.source {
+        let name: SourceName =
+            name.parse().map_err(|error| DaemonError::InvalidConfig { why: format!("{error}") })?;
+        sources.push(match source {
+            SourceConfig::Dir { path } => Arc::new(DirSource::open(name, path)?),
+            SourceConfig::Rbd { .. } => rbd_source(name, source)?,
+        });
+    }
+    Ok(sources)
+}
+
+#[cfg(feature = "rbd")]
+fn rbd_source(name: SourceName, config: &SourceConfig) -> Result<Arc<dyn Source>, DaemonError> {
+    use crate::source::rbd::{RbdOptions, RbdSource};
+    let SourceConfig::Rbd { conf, user, pool, namespace, timeout_seconds } = config else {
+        return Err(DaemonError::InvalidConfig { why: format!("source {name} is not of type rbd") });
+    };
+    Ok(Arc::new(RbdSource::new(RbdOptions {
+        name,
+        conf: conf.clone(),
+        user: user.clone(),
+        pool: pool.clone(),
+        namespace: namespace.clone(),
+        timeout: std::time::Duration::from_secs(*timeout_seconds),
+    })))
+}
+
+#[cfg(not(feature = "rbd"))]
+fn rbd_source(name: SourceName, _config: &SourceConfig) -> Result<Arc<dyn Source>, DaemonError> {
+    let why = format!("source {name} is of type rbd, and this amberfs was built without it");
+    Err(DaemonError::InvalidConfig { why })
+}

@@ -1,0 +1,277 @@
+//! The configuration file: what the contract says, read strictly. An unknown key is an error, since a misspelt
+//! limit that is silently ignored is worse than a daemon that does not start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{DaemonError, MountOptions};
+use crate::catalog::Quota;
+use crate::format::codec::Compression;
+use crate::types::{ByteSize, GIB, MIB, ProjectName, SourceName};
+
+/// Read where neither `--config` nor `--repo` is given.
+const CONFIG_PATH: &str = "/etc/amberfs/amberfs.toml";
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub repository: RepositoryConfig,
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    #[serde(default)]
+    pub mount: MountConfig,
+    #[serde(default)]
+    pub source: BTreeMap<String, SourceConfig>,
+    #[serde(default)]
+    pub volume_type: BTreeMap<String, VolumeTypeConfig>,
+    #[serde(default)]
+    pub project: BTreeMap<String, ProjectConfig>,
+    /// `full` or `fail`.
+    #[serde(default)]
+    pub incremental_without_parent: WithoutParentConfig,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryConfig {
+    pub url: String,
+    pub index: Option<PathBuf>,
+    #[serde(default = "default_compression")]
+    pub compression: String,
+    #[serde(default = "default_cache")]
+    pub cache: ByteSize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub max_operations: usize,
+    pub memory: ByteSize,
+    /// Ended jobs stay in `jobs/` for so long, and so many of them.
+    pub finished_jobs_seconds: u64,
+    pub finished_jobs: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_operations: 15,
+            memory: ByteSize(GIB),
+            finished_jobs_seconds: 24 * 3600,
+            finished_jobs: 1000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MountConfig {
+    pub allow_other: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WithoutParentConfig {
+    #[default]
+    Full,
+    Fail,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum SourceConfig {
+    Dir {
+        path: PathBuf,
+    },
+    Rbd {
+        #[serde(default = "default_ceph_conf")]
+        conf: PathBuf,
+        #[serde(default = "default_ceph_user")]
+        user: String,
+        pool: String,
+        #[serde(default)]
+        namespace: String,
+        /// Seconds after which a cluster that does not answer is given up.
+        #[serde(default = "default_timeout_seconds")]
+        timeout_seconds: u64,
+    },
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeTypeConfig {
+    pub source: Option<SourceName>,
+    pub data_pool: Option<String>,
+    pub object_size: Option<ByteSize>,
+    pub features: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    pub sources: Vec<SourceName>,
+    #[serde(default)]
+    pub uid: u32,
+    #[serde(default)]
+    pub gid: u32,
+    #[serde(default)]
+    pub quota: Quota,
+}
+
+fn default_compression() -> String {
+    "zstd:3".to_owned()
+}
+
+fn default_cache() -> ByteSize {
+    ByteSize(512 * MIB)
+}
+
+fn default_ceph_conf() -> PathBuf {
+    PathBuf::from("/etc/ceph/ceph.conf")
+}
+
+fn default_ceph_user() -> String {
+    "amberfs".to_owned()
+}
+
+fn default_timeout_seconds() -> u64 {
+    60
+}
+
+impl Config {
+    /// Puts together what `amberfs mount` was given: the file, if any, with `--repo` and `--volumes` over it.
+    pub fn for_mount(options: &MountOptions) -> Result<Self, DaemonError> {
+        let mut config = Self::load(options.config.as_deref(), options.repo.as_deref())?;
+        if let Some(volumes) = &options.volumes {
+            let path = absolute(volumes)?;
+            config.source.insert("local".to_owned(), SourceConfig::Dir { path });
+        }
+        config.mount.allow_other |= options.allow_other;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads the file that is named, else the default one unless a repository directory is given.
+    pub fn load(file: Option<&Path>, repo: Option<&Path>) -> Result<Self, DaemonError> {
+        let mut config = match (file, repo) {
+            (Some(file), _) => Self::read(file)?,
+            (None, None) => Self::read(Path::new(CONFIG_PATH))?,
+            (None, Some(_)) => Self::embedded(),
+        };
+        if let Some(repo) = repo {
+            config.repository.url = format!("dir:{}", absolute(repo)?.display());
+        }
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, DaemonError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| DaemonError::ConfigUnreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|error| DaemonError::Config { path: path.to_owned(), why: error.to_string() })
+    }
+
+    /// What holds without a file.
+    fn embedded() -> Self {
+        Self {
+            repository: RepositoryConfig {
+                url: String::new(),
+                index: None,
+                compression: default_compression(),
+                cache: default_cache(),
+            },
+            limits: LimitsConfig::default(),
+            mount: MountConfig::default(),
+            source: BTreeMap::new(),
+            volume_type: BTreeMap::new(),
+            project: BTreeMap::new(),
+            incremental_without_parent: WithoutParentConfig::default(),
+        }
+    }
+
+    /// What serde cannot see: names that do not fit together.
+    fn check(&self) -> Result<(), DaemonError> {
+        let invalid = |why: String| Err(DaemonError::InvalidConfig { why });
+        for name in self.source.keys() {
+            if let Err(error) = name.parse::<SourceName>() {
+                return invalid(error.to_string());
+            }
+        }
+        for (name, project) in &self.project {
+            if let Err(error) = name.parse::<ProjectName>() {
+                return invalid(error.to_string());
+            }
+            if let Some(source) =
+                project.sources.iter().find(|source| !self.source.contains_key(source.as_str()))
+            {
+                return invalid(format!("project {name} has the source {source}, which is not configured"));
+            }
+        }
+        if self.source.is_empty() {
+            return invalid("no source is given: add one to the configuration, or name a directory of images with --volumes".to_owned());
+        }
+        if self.limits.max_operations == 0 {
+            return invalid("limits.max_operations is 0: nothing could ever run".to_owned());
+        }
+        Ok(())
+    }
+
+    pub fn compression(&self) -> Result<Compression, DaemonError> {
+        self.repository.compression.parse().map_err(|why| DaemonError::InvalidConfig { why })
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, DaemonError> {
+    std::path::absolute(path)
+        .map_err(|source| DaemonError::ConfigUnreadable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_of_the_contract_is_read() {
+        let text = r#"
+            [repository]
+            url = "dir:/var/lib/amberfs"
+            index = "/var/lib/amberfs/index"
+            compression = "zstd:3"
+            cache = "512MiB"
+            [limits]
+            max_operations = 15
+            memory = "1GiB"
+            [source.rbd]
+            type = "rbd"
+            conf = "/etc/ceph/ceph.conf"
+            user = "amberfs"
+            pool = "volumes"
+            namespace = ""
+            [source.local]
+            type = "dir"
+            path = "/srv/volumes"
+            [volume_type.standard]
+            source = "rbd"
+            data_pool = ""
+            object_size = "4MiB"
+            [project.default]
+            sources = ["rbd", "local"]
+            uid = 0
+            gid = 0
+            quota = { backups = 10, backup_gigabytes = 1000, volumes = 10, gigabytes = 1000 }
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.project["default"].quota.backups, 10);
+        assert_eq!(config.volume_type["standard"].object_size, Some(ByteSize(4 * MIB)));
+        assert_eq!(config.compression().unwrap(), Compression::Zstd { level: 3 });
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error() {
+        let text = "[repository]\nurl = \"dir:/r\"\ncompresion = \"none\"";
+        assert!(toml::from_str::<Config>(text).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! Serves the mount until a signal or an unmount, and ends in order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::config::Config;
+use super::{DaemonError, MountOptions, assemble, detach};
+use crate::control::Commands;
+use crate::fuse::{self, FuseOptions};
+use crate::operations::Operations;
+use crate::vfs::{Vfs, VfsParts};
+
+/// Jobs get so long to come to a checkpoint: more than a source's time limit for one request.
+const JOBS_STOP_SECONDS: u64 = 90;
+
+pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
+    let config = Config::for_mount(options)?;
+    // First of all, so that no signal finds the daemon unprepared.
+    let signals = watch_signals()?;
+    let repository = assemble::open_repository(&config, options)?;
+    let operations = assemble::operations(&config, repository)?;
+    operations.recover();
+    let commands = Arc::new(Commands::new(Arc::clone(&operations)));
+    let vfs = Vfs::new(VfsParts::new(&operations, commands));
+    let fuse_options =
+        FuseOptions { mountpoint: options.mountpoint.clone(), allow_other: config.mount.allow_other };
+    let session = fuse::mount(vfs, fuse_options)?;
+    tracing::info!(mountpoint = %options.mountpoint.display(), repository = operations.repository().location(), "serving");
+    if detach::is_detached() {
+        detach::report_ready()?;
+    }
+    let unmounted = session.unmounted();
+    select! {
+        recv(signals) -> _ => tracing::info!("told to end"),
+        recv(unmounted) -> _ => tracing::info!("unmounted"),
+    }
+    end_jobs(&operations);
+    session.unmount();
+    if let Err(error) = operations.repository().store().flush_index() {
+        tracing::warn!(%error, "the index could not be flushed; the next start brings it up to date");
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn end_jobs(operations: &Operations) {
+    let left = operations.shut_down(Instant::now() + Duration::from_secs(JOBS_STOP_SECONDS));
+    if left > 0 {
+        tracing::warn!(left, "jobs did not stop in time; the next start puts them right");
+    }
+}
+
+/// The first SIGTERM or SIGINT arrives in the channel; the second one ends the process.
+fn watch_signals() -> Result<Receiver<()>, DaemonError> {
+    let failed = |source| DaemonError::Io { what: "watch for signals", source };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+    let (sender, receiver): (Sender<()>, _) = bounded(1);
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if sender.try_send(()).is_err() {
+                    tracing::warn!("told to end again: ending at once");
+                    // What is durable stays so; the rest is put right by the next start.
+                    let _ = signal_hook::low_level::emulate_default_handler(signal);
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(receiver)
+}
