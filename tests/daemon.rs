@@ -27,7 +27,8 @@ struct Local {
 impl Local {
     fn start(more: &str) -> Self {
         let volumes = tempfile::tempdir().unwrap();
-        let source = format!("{more}\n[source.local]\ntype = \"dir\"\npath = \"{}\"\n", volumes.path().display());
+        let source =
+            format!("{more}\n[source.local]\ntype = \"dir\"\npath = \"{}\"\n", volumes.path().display());
         Self { daemon: Daemon::start(&source), volumes }
     }
 
@@ -51,8 +52,10 @@ impl Local {
 }
 
 fn entries(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -129,7 +132,10 @@ fn kills_at_any_moment_lose_no_available_backup() {
             assert!(!local.daemon.image(&id).exists());
         }
         for (id, bytes) in &available {
-            assert!(fs::read(local.daemon.image(id)).unwrap() == *bytes, "backup {id} differs after kill {round}");
+            assert!(
+                fs::read(local.daemon.image(id)).unwrap() == *bytes,
+                "backup {id} differs after kill {round}"
+            );
         }
     }
 }
@@ -159,7 +165,11 @@ fn a_second_daemon_on_one_repository_reads_and_does_not_write() {
         .unwrap();
     until("the second mount", || fs::read(mountpoint.path().join("status.json")).ok());
     assert!(fs::read(mountpoint.path().join(format!("backups/{id}/image"))).unwrap() == bytes);
-    let written = OpenOptions::new().write(true).open(mountpoint.path().join("control/backup")).unwrap().write_all(b"v\n");
+    let written = OpenOptions::new()
+        .write(true)
+        .open(mountpoint.path().join("control/backup"))
+        .unwrap()
+        .write_all(b"v\n");
     assert_eq!(written.unwrap_err().raw_os_error(), Some(Errno::ROFS.raw_os_error()));
     let answer = fs::read_to_string(mountpoint.path().join("control/backup")).unwrap();
     assert!(answer.starts_with("error: ReadOnly: "), "{answer}");
@@ -204,13 +214,25 @@ fn the_command_line_does_the_whole_job() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let show = run(&["backup", "create", "my volume", "--name", "a name", "--description", "x 'y'", "--property", "k=v", "-f", "json"]);
+    let show = run(&[
+        "backup",
+        "create",
+        "my volume",
+        "--name",
+        "a name",
+        "--description",
+        "x 'y'",
+        "--property",
+        "k=v",
+        "-f",
+        "json",
+    ]);
     let backup: serde_json::Value = serde_json::from_str(&show).unwrap();
     assert_eq!((&backup["status"], &backup["description"]), (&"available".into(), &"x 'y'".into()));
     assert_eq!(backup["properties"]["k"], "v");
     run(&["backup", "create", "local/my volume", "--incremental", "--name", "second"]);
     assert!(run(&["backup", "list", "-f", "value", "-c", "Name"]).lines().eq(["second", "a name"]));
-    run(&["backup", "restore", "a name", "--name", "-restored-"]);
+    run(&["backup", "restore", "a name", "--name=-restored-"]);
     assert!(fs::read(local.path("-restored-.raw")).unwrap() == bytes);
     run(&["backup", "restore", "second", "--to", "local/-restored-", "--force"]);
     assert!(run(&["volume", "list", "-f", "value", "-c", "Name"]).contains("my volume"));
