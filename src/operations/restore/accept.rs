@@ -164,21 +164,15 @@ impl Operations {
         volume_type: Option<&VolumeType>,
         to: Option<&str>,
     ) -> Result<Target, Refusal> {
-        let qualified = to.and_then(|to| {
-            self.sources.iter().find_map(|source| {
-                let name = to.strip_prefix(source.name().as_str())?.strip_prefix('/')?;
-                Some((source.name().clone(), name))
-            })
-        });
-        let (to_source, to_name) = match qualified {
-            Some((source, name)) => (Some(source), Some(name)),
-            None => (None, to),
-        };
+        let qualified = to.and_then(|to| self.qualified(to));
+        let to_source = qualified.as_ref().map(|(source, _)| source.name().clone());
+        let to_name =
+            qualified.map(|(_, name)| name).map_or_else(|| to.map(str::to_owned), |name| Some(name.into()));
         let source = self.target_source(request, record, volume_type, to_source)?;
-        let named = to_name.or(request.name.as_deref());
+        let named = to_name.or_else(|| request.name.clone());
         let name = match named {
             Some(name) => {
-                let name = parse_volume_name(name)?;
+                let name = parse_volume_name(&name)?;
                 if exists(source.as_ref(), &name)? {
                     let sentence = format!("a volume {:?} exists in source {}", name.as_str(), source.name());
                     return Err(Refusal::new(RefusalKind::VolumeExists, sentence));
