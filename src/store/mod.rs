@@ -10,6 +10,7 @@ mod manifest_writer;
 mod pack_index;
 mod writer;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,14 @@ use crate::types::ChunkId;
 const REPORTED_MAX: usize = 10_000;
 
 /// The bytes of a chunk, checked.
-pub type ChunkBytes = Arc<[u8]>;
+///
+/// A vector and not a slice: what was decoded is kept where it is, and not copied once more.
+pub type ChunkBytes = Arc<Vec<u8>>;
+
+thread_local! {
+    /// Stored bytes on their way to the decoder; at most a chunk's.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 pub struct ChunkStore {
     objects: Arc<dyn ObjectStore>,
@@ -110,18 +118,17 @@ impl ChunkStore {
     }
 
     fn load_from(&self, id: ChunkId, place: &ChunkPlace) -> Result<ChunkBytes, StoreError> {
-        let mut stored = vec![0; place.stored_length as usize];
-        self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), &mut stored)?;
-        let mut plain: ChunkBytes = vec![0; place.plain_length as usize].into();
         let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
-        let Some(into) = Arc::get_mut(&mut plain) else {
-            return Err(corrupt("its buffer is shared".to_owned()));
-        };
-        codec::decompress(place.codec, &stored, into).map_err(|error| corrupt(error.to_string()))?;
+        let plain = STORED.with_borrow_mut(|stored| {
+            stored.resize(place.stored_length as usize, 0);
+            self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), stored)?;
+            codec::decompress(place.codec, stored, place.plain_length as usize)
+                .map_err(|error| corrupt(error.to_string()))
+        })?;
         if ChunkId::of(&plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }
-        Ok(plain)
+        Ok(Arc::new(plain))
     }
 
     /// Reads all footers again when a chunk that a manifest names is not in the index: the index may have lost it.
