@@ -94,26 +94,28 @@ fn compress_zstd(level: i32, plain: &[u8], stored: &mut Vec<u8>) -> std::io::Res
     })
 }
 
-/// Returns the plain bytes; an error when the stored ones do not give just so many.
-pub fn decompress(codec: Codec, stored: &[u8], plain_length: usize) -> Result<Vec<u8>, FormatError> {
-    let plain = match codec {
-        Codec::Raw => stored.to_vec(),
+/// Fills `plain` exactly from the stored bytes; an error when they do not give just that many bytes.
+pub fn decompress(codec: Codec, stored: &[u8], plain: &mut [u8]) -> Result<(), FormatError> {
+    let length = match codec {
+        Codec::Raw if stored.len() == plain.len() => {
+            plain.copy_from_slice(stored);
+            stored.len()
+        }
+        Codec::Raw => stored.len(),
         Codec::Zstd => DECOMPRESSOR.with_borrow_mut(|slot| {
             let decompressor = match slot {
                 Some(decompressor) => decompressor,
                 None => slot.insert(zstd::bulk::Decompressor::new().map_err(undecodable)?),
             };
-            // Filled by zstd first, not by zeros. The capacity is the bound: a bomb ends with "destination too small".
-            let mut plain = Vec::with_capacity(plain_length);
-            decompressor.decompress_to_buffer(stored, &mut plain).map_err(undecodable)?;
-            Ok(plain)
+            // The destination's length is the bound: a bomb ends with "destination too small".
+            decompressor.decompress_to_buffer(stored, plain).map_err(undecodable)
         })?,
     };
-    if plain.len() != plain_length {
-        let why = format!("it holds {} bytes, {plain_length} are expected", plain.len());
+    if length != plain.len() {
+        let why = format!("it holds {length} bytes, {} are expected", plain.len());
         return Err(FormatError::malformed("chunk", why));
     }
-    Ok(plain)
+    Ok(())
 }
 
 fn undecodable(error: std::io::Error) -> FormatError {
@@ -140,7 +142,9 @@ mod tests {
         assert_eq!(stored, noise);
         assert_eq!(compress(ZSTD, &[7; 65_536], &mut stored), Codec::Zstd);
         assert!(stored.len() < 100);
-        assert_eq!(decompress(Codec::Zstd, &stored, 65_536).unwrap(), [7; 65_536]);
+        let mut plain = vec![0; 65_536];
+        decompress(Codec::Zstd, &stored, &mut plain).unwrap();
+        assert_eq!(plain, [7; 65_536]);
     }
 
     #[test]
@@ -148,9 +152,9 @@ mod tests {
         let mut stored = Vec::new();
         compress(ZSTD, &[7; 1000], &mut stored);
         for length in [0, 999, 1001] {
-            assert!(decompress(Codec::Zstd, &stored, length).is_err(), "{length}");
+            assert!(decompress(Codec::Zstd, &stored, &mut vec![0; length]).is_err(), "{length}");
         }
-        assert!(decompress(Codec::Raw, &[1, 2], 3).is_err());
-        assert!(decompress(Codec::Zstd, b"no zstd frame", 3).is_err());
+        assert!(decompress(Codec::Raw, &[1, 2], &mut [0; 3]).is_err());
+        assert!(decompress(Codec::Zstd, b"no zstd frame", &mut [0; 3]).is_err());
     }
 }

@@ -103,7 +103,8 @@ pub fn decode_leaf(page: &[u8], range: ByteRange) -> Result<Leaf, FormatError> {
     let packed = cursor.take(packed_length)?;
     cursor.finish()?;
     let codec = if packed_length == plain_length { Codec::Raw } else { Codec::Zstd };
-    let plain = codec::decompress(codec, packed, plain_length)?;
+    let mut plain = vec![0; plain_length];
+    codec::decompress(codec, packed, &mut plain)?;
 
     let mut cursor = Cursor::new(&plain, WHAT);
     let mut extents = Vec::with_capacity(extent_count);
