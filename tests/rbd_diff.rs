@@ -289,7 +289,6 @@ fn a_base_made_again_under_its_name_is_no_base() {
     snapshot.confirm().unwrap_err();
 }
 
-/// A clone that shrank and grew again shows zeros where it showed its parent's bytes, and RBD's diff says nothing.
 #[test]
 fn what_a_clone_lost_of_its_parent_is_emitted() {
     let cluster = CephCluster::shared();
@@ -301,21 +300,47 @@ fn what_a_clone_lost_of_its_parent_is_emitted() {
         driver.write(&parent, 0, 16 * MIB, 7);
         driver.snapshot(&parent, "origin");
         driver.run(json!({"op": "clone", "parent": parent, "snapshot": "origin", "name": name, "features": ALL & !32, "order": 22}));
-        driver.snapshot(name, "before");
-        driver.run(json!({"op": "resize", "name": name, "size": 6 * MIB}));
-        driver.run(json!({"op": "resize", "name": name, "size": 16 * MIB}));
-        if flatten {
-            driver.run(json!({"op": "flatten", "name": name}));
-        }
-        driver.snapshot(name, "after");
-        let volume: VolumeName = name.parse().unwrap();
-        let base = source.snapshots(&volume).unwrap().remove(0);
-        let snapshot = source.open_snapshot(&volume, &"after".parse().unwrap()).unwrap();
-        let (old, new) = (driver.read(name, Some("before")), driver.read(name, Some("after")));
-        assert!(old[7 << 20..] != new[7 << 20..], "nothing was lost");
-        let extents = changes(&*snapshot, &base).1;
-        assert_eq!(first_difference(&apply(&old, &extents, &new), &new), None, "{name}: {extents:?}");
+        shrink_and_grow(&mut driver, &source, name, flatten);
     }
+}
+
+/// librbd's fast-diff loses it: the volume has no object there in the two later snapshots, and that they are
+/// different from the first one is forgotten with the end of the smaller one.
+#[test]
+fn regression_what_a_smaller_snapshot_in_between_lost_is_emitted() {
+    let cluster = CephCluster::shared();
+    let mut driver = cluster.driver();
+    driver.create("shrunk", 16 * MIB);
+    driver.write("shrunk", 0, 16 * MIB, 7);
+    shrink_and_grow(&mut driver, &cluster.source(BACKUP_USER), "shrunk", false);
+}
+
+fn shrink_and_grow(driver: &mut Driver, source: &dyn Source, name: &str, flatten: bool) {
+    driver.snapshot(name, "before");
+    driver.run(json!({"op": "resize", "name": name, "size": 6 * MIB}));
+    driver.snapshot(name, "between");
+    driver.run(json!({"op": "resize", "name": name, "size": 16 * MIB}));
+    if flatten {
+        driver.run(json!({"op": "flatten", "name": name}));
+    }
+    driver.snapshot(name, "after");
+    let volume: VolumeName = name.parse().unwrap();
+    let bases = source.snapshots(&volume).unwrap();
+    let snapshot = source.open_snapshot(&volume, &"after".parse().unwrap()).unwrap();
+    let new = driver.read(name, Some("after"));
+    for base in &bases[..2] {
+        let old = driver.read(name, Some(base.name.as_str()));
+        let extents = changes(&*snapshot, base).1;
+        assert_eq!(
+            first_difference(&apply(&old, &extents, &new), &new),
+            None,
+            "{name}@{}: {extents:?}",
+            base.name
+        );
+        // What was kept, flattened or not, is not emitted.
+        assert!(extents.iter().all(|extent| extent.range.start() >= 6 * MIB), "{name}: {extents:?}");
+    }
+    assert!(driver.read(name, Some("before"))[7 << 20..] != new[7 << 20..], "nothing was lost");
 }
 
 #[test]

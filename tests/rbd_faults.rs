@@ -28,7 +28,6 @@ fn unavailable<T>(doing: &str, call: impl FnOnce() -> Result<T, SourceError>) ->
     let elapsed = started.elapsed();
     assert!(elapsed < LIMIT * 5, "{doing} took {elapsed:?}");
     assert!(matches!(error, SourceError::Unavailable { .. }), "{doing}: {error:?}");
-    println!("{doing}: {elapsed:.1?}: {error}");
     error.to_string()
 }
 

@@ -46,7 +46,8 @@ pub fn encode_head() -> [u8; HEAD_LENGTH as usize] {
     let mut head = [0; HEAD_LENGTH as usize];
     let (magic, rest) = head.split_at_mut(8);
     magic.copy_from_slice(HEAD_MAGIC);
-    rest[..2].copy_from_slice(&VERSION.to_le_bytes());
+    let (version, _) = rest.split_at_mut(2);
+    version.copy_from_slice(&VERSION.to_le_bytes());
     head
 }
 

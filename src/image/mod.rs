@@ -80,7 +80,11 @@ impl Image {
         let range = ByteRange::new(offset, into.len() as u64).below(self.size_bytes);
         let mut rest = into;
         for piece in range.split_on_grid(REGION_BYTES) {
-            let segments = self.region(piece.start() / REGION_BYTES)?;
+            let segments = match self.region(piece.start() / REGION_BYTES) {
+                Ok(segments) => segments,
+                // What is damaged may be beside this piece, or below what newer layers have.
+                Err(_) => resolve::resolve(&self.layers, piece)?.into(),
+            };
             for segment in overlapping(&segments, piece) {
                 let wanted = segment.range.intersection(piece);
                 let (part, behind) = rest.split_at_mut(length_of(wanted));
@@ -118,7 +122,7 @@ impl Image {
         mut visit: impl FnMut(ManifestExtent),
     ) -> Result<(), Arc<StoreError>> {
         for piece in range.below(self.size_bytes).split_on_grid(REGION_BYTES) {
-            for segment in overlapping(&*self.region(piece.start() / REGION_BYTES)?, piece) {
+            for segment in overlapping(&self.region(piece.start() / REGION_BYTES)?, piece) {
                 visit(resolve::cut(segment, segment.range.intersection(piece)));
             }
         }
@@ -164,7 +168,7 @@ impl Image {
         let mut from = offset;
         while from < self.size_bytes {
             // What no layer has as data is a hole: skipping it makes a 4 TiB hole one step.
-            let Some(candidate) = self.first_chunk_of_any_layer(from)? else { return Ok(None) };
+            let Some(candidate) = self.first_chunk_of_any_layer(from) else { return Ok(None) };
             let region = region_around(candidate);
             let segments = self.region(candidate / REGION_BYTES)?;
             let rest = ByteRange::between(candidate, region.end());
@@ -199,19 +203,24 @@ impl Image {
         Ok(self.size_bytes)
     }
 
-    fn first_chunk_of_any_layer(&self, from: u64) -> Result<Option<u64>, Arc<StoreError>> {
+    /// Returns the first offset from here on that may not be in a hole, as far as single layers tell.
+    fn first_chunk_of_any_layer(&self, from: u64) -> Option<u64> {
         let mut first: Option<u64> = None;
         for layer in &self.layers {
             let end = first.unwrap_or(self.size_bytes);
-            layer.visit(ByteRange::between(from, end), |extent| {
+            let visited = layer.visit(ByteRange::between(from, end), |extent| {
                 if extent.target == Target::Zero {
                     return true;
                 }
                 first = Some(extent.range.start().max(from));
                 false
-            })?;
+            });
+            if visited.is_err() {
+                // It may have data right here. Newer layers may hide that: the region tells, or cannot either.
+                first = Some(from);
+            }
         }
-        Ok(first)
+        first
     }
 
     fn region(&self, number: u64) -> Result<Segments, Arc<StoreError>> {

@@ -1,5 +1,7 @@
 //! Lays the extents of a chain over each other for one region.
 
+use std::sync::Arc;
+
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::store::{ManifestReader, StoreError};
 use crate::types::ByteRange;
@@ -22,7 +24,13 @@ pub(super) fn resolve(
                 lower.lay(extent);
                 true
             })
-            .map_err(|error| StoreError::ManifestCorrupt { id: layer.id(), why: describe(&error) })?;
+            // Somebody else may hold the error too, when both waited for one page: then its words have to do.
+            .map_err(|error| {
+                Arc::try_unwrap(error).unwrap_or_else(|error| StoreError::ManifestCorrupt {
+                    id: layer.id(),
+                    why: describe(&error),
+                })
+            })?;
         lower.finish();
         if depth + 1 == layers.len()
             && let Some(gap) = overlay.hull()

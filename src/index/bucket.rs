@@ -86,6 +86,11 @@ pub(super) fn key_of(id: ChunkId) -> [u8; KEY_LENGTH] {
     [first, second]
 }
 
+/// Returns whether just this entry is in its bucket.
+pub(super) fn holds(bucket: &[u8], entry: &BucketEntry) -> bool {
+    bucket.as_chunks::<ENTRY_LENGTH>().0.contains(&entry.encode())
+}
+
 /// Returns the entries of one chunk in its bucket. What cannot be read is passed over: the bytes of a chunk are
 /// checked in the end, wherever they come from.
 pub(super) fn find(bucket: &[u8], id: ChunkId) -> impl Iterator<Item = BucketEntry> + '_ {

@@ -127,6 +127,11 @@ impl Database {
         self.check(|| self.buckets.merge(entry.key(), entry.encode())).map(drop)
     }
 
+    pub(super) fn has(&self, entry: &BucketEntry) -> Result<bool, IndexError> {
+        let bucket = self.check(|| self.buckets.get(entry.key()))?;
+        Ok(bucket.is_some_and(|bucket| bucket::holds(&bucket, entry)))
+    }
+
     pub(super) fn bucket(&self, id: ChunkId) -> Result<Option<sled::IVec>, IndexError> {
         self.check(|| self.buckets.get(bucket::key_of(id)))
     }

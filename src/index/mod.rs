@@ -87,6 +87,12 @@ impl ChunkIndex {
         table.by_id.iter().map(|(id, (_, pack))| (*id, *pack)).collect()
     }
 
+    /// Returns one pack as the index knows it.
+    pub fn pack(&self, id: PackId) -> Option<IndexedPack> {
+        let table = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.get(&id).map(|(_, pack)| *pack)
+    }
+
     pub fn stats(&self) -> IndexStats {
         let table = self.packs.read().unwrap_or_else(PoisonError::into_inner);
         let mut stats = IndexStats { pack_count: 0, chunk_count: 0, pack_bytes: 0 };
@@ -103,9 +109,14 @@ impl ChunkIndex {
         let _inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
         let chunk_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let mut pack = IndexedPack { length, chunk_count, complete: false };
+        let is_known = self.pack(id).is_some();
         let number = self.number_of(id, pack)?;
         for entry in entries {
-            self.database.append(&BucketEntry::new(number, entry))?;
+            let entry = BucketEntry::new(number, entry);
+            // Otherwise a pack that is added at every start would make its buckets longer each time.
+            if !is_known || !self.database.has(&entry)? {
+                self.database.append(&entry)?;
+            }
         }
         pack.complete = true;
         self.database.put_pack(number, id, pack)?;

@@ -4,10 +4,11 @@
 //! number of them: packs are read in many small pieces.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
@@ -21,7 +22,13 @@ const TEMPORARY_FOLDER: &str = "tmp";
 
 pub struct DirectoryStore {
     root: PathBuf,
-    open_files: Mutex<LruCache<ObjectName, Arc<File>>>,
+    open_files: Mutex<OpenFiles>,
+}
+
+struct OpenFiles {
+    by_name: LruCache<ObjectName, Arc<File>>,
+    /// How many objects were removed or replaced: what was opened before the last of them may be an old one.
+    changes: u64,
 }
 
 impl DirectoryStore {
@@ -35,12 +42,16 @@ impl DirectoryStore {
     }
 
     pub fn open(root: &Path) -> Self {
-        Self { root: root.to_owned(), open_files: Mutex::new(LruCache::new(OPEN_FILES_MAX)) }
+        let open_files = OpenFiles { by_name: LruCache::new(OPEN_FILES_MAX), changes: 0 };
+        Self { root: root.to_owned(), open_files: Mutex::new(open_files) }
     }
 
-    /// Removes what killed writers left. Only the one writer may do that.
+    /// Removes what killed writers left, and makes the folder for it should a copy of the store lack it. Only the
+    /// one writer may do that.
     pub fn clear_temporary(&self) -> Result<(), ObjectError> {
-        atomic::clear_folder(&self.temporary_folder()).map_err(|source| ObjectError::Folder { source })
+        let folder = self.temporary_folder();
+        let cleared = atomic::create_folder(&folder).and_then(|()| atomic::clear_folder(&folder));
+        cleared.map_err(|source| ObjectError::Folder { source })
     }
 
     fn temporary_folder(&self) -> PathBuf {
@@ -51,21 +62,47 @@ impl DirectoryStore {
         self.root.join(name.to_string())
     }
 
+    /// Returns the path of an object that is to be made, with its folder there.
+    fn path_in_folder(&self, name: ObjectName) -> Result<PathBuf, ObjectError> {
+        let path = self.path(name);
+        if let Some(folder) = path.parent() {
+            atomic::create_folder(folder).map_err(|source| ObjectError::Io { name, source })?;
+        }
+        Ok(path)
+    }
+
     fn file(&self, name: ObjectName) -> Result<Arc<File>, ObjectError> {
-        let mut open_files = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open_files.get(&name) {
+        let mut open_files = self.open_files();
+        if let Some(file) = open_files.by_name.get(&name) {
             return Ok(Arc::clone(file));
         }
+        let changes = open_files.changes;
         drop(open_files);
-        let path = self.path(name);
-        let file = File::open(&path).map_err(|error| failed(name, PathError::new("open", &path, error)))?;
-        let file = Arc::new(file);
-        // Records are replaced under their name: a kept descriptor would show the old one.
+        let file = Arc::new(self.open_file(name)?);
+        // Records change often and are read once: none is kept.
         if !matches!(name, ObjectName::Record(_)) {
-            open_files = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-            open_files.put(name, Arc::clone(&file));
+            open_files = self.open_files();
+            if open_files.changes == changes {
+                open_files.by_name.put(name, Arc::clone(&file));
+            }
         }
         Ok(file)
+    }
+
+    fn open_file(&self, name: ObjectName) -> Result<File, ObjectError> {
+        let path = self.path(name);
+        File::open(&path).map_err(|error| failed(name, PathError::new("open", &path, error)))
+    }
+
+    fn open_files(&self) -> MutexGuard<'_, OpenFiles> {
+        self.open_files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called behind every change, so that no reader goes on with what it opened before.
+    fn forget_open_file(&self, name: ObjectName) {
+        let mut open_files = self.open_files();
+        open_files.by_name.pop(&name);
+        open_files.changes += 1;
     }
 
     fn list_folder(
@@ -75,7 +112,12 @@ impl DirectoryStore {
         entries: &mut Vec<ObjectEntry>,
     ) -> Result<(), PathError> {
         let list_error = |error| PathError::new("list", folder, error);
-        for entry in fs::read_dir(folder).map_err(list_error)? {
+        let folder_entries = match fs::read_dir(folder) {
+            // A copy of a store may lack its empty folders.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            folder_entries => folder_entries.map_err(list_error)?,
+        };
+        for entry in folder_entries {
             let entry = entry.map_err(list_error)?;
             let metadata = match entry.metadata() {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -111,29 +153,41 @@ impl ObjectStore for DirectoryStore {
     }
 
     fn create(&self, name: ObjectName) -> Result<Box<dyn ObjectWriter>, ObjectError> {
-        let path = self.path(name);
-        if let Some(folder) = path.parent() {
-            atomic::create_folder(folder).map_err(|source| ObjectError::Io { name, source })?;
-        }
+        let path = self.path_in_folder(name)?;
         let file = atomic::NewFile::create(&self.temporary_folder(), &path)
             .map_err(|source| ObjectError::Io { name, source })?;
         Ok(Box::new(FileWriter { name, file }))
     }
 
     fn replace(&self, name: ObjectName, bytes: &[u8]) -> Result<(), ObjectError> {
-        atomic::replace(&self.temporary_folder(), &self.path(name), bytes)
-            .map_err(|source| ObjectError::Io { name, source })
+        let replaced = atomic::replace(&self.temporary_folder(), &self.path_in_folder(name)?, bytes);
+        self.forget_open_file(name);
+        replaced.map_err(|source| ObjectError::Io { name, source })
     }
 
     fn read(&self, name: ObjectName, offset: u64, into: &mut [u8]) -> Result<(), ObjectError> {
         let file = self.file(name)?;
         file.read_exact_at(into, offset).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::UnexpectedEof {
-                let length = file.metadata().map_or(0, |metadata| metadata.len());
-                return ObjectError::Truncated { name, length, wanted_end: offset + into.len() as u64 };
+            let wanted_end = offset.saturating_add(into.len() as u64);
+            match file.metadata().map(|metadata| metadata.len()) {
+                Ok(length) if length < wanted_end => ObjectError::Truncated { name, length, wanted_end },
+                _ => ObjectError::Io { name, source: PathError::new("read", &self.path(name), error) },
             }
-            ObjectError::Io { name, source: PathError::new("read", &self.path(name), error) }
         })
+    }
+
+    fn read_whole(&self, name: ObjectName, length_max: u64) -> Result<Vec<u8>, ObjectError> {
+        let failed =
+            |error| ObjectError::Io { name, source: PathError::new("read", &self.path(name), error) };
+        // Opened anew: one open file is one object, whatever is put in its place meanwhile.
+        let file = self.open_file(name)?;
+        let length = file.metadata().map_err(failed)?.len();
+        if length > length_max {
+            return Err(ObjectError::TooLong { name, length, length_max });
+        }
+        let mut bytes = Vec::new();
+        file.take(length_max).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
     }
 
     fn length(&self, name: ObjectName) -> Result<u64, ObjectError> {
@@ -151,8 +205,9 @@ impl ObjectStore for DirectoryStore {
     }
 
     fn remove(&self, name: ObjectName) -> Result<(), ObjectError> {
-        self.open_files.lock().unwrap_or_else(PoisonError::into_inner).pop(&name);
-        atomic::remove(&self.path(name)).map_err(|source| ObjectError::Io { name, source })
+        let removed = atomic::remove(&self.path(name));
+        self.forget_open_file(name);
+        removed.map_err(|source| ObjectError::Io { name, source })
     }
 }
 

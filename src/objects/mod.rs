@@ -35,6 +35,10 @@ pub trait ObjectStore: Send + Sync {
     /// Fills `into` from `offset`; `Truncated` when the object ends before that, `Missing` when there is none.
     fn read(&self, name: ObjectName, offset: u64, into: &mut [u8]) -> Result<(), ObjectError>;
 
+    /// Reads a whole object that may not be longer than `length_max`; a longer one is `TooLong`. Beside a
+    /// [`replace`](Self::replace) it is the old object or the new one, never some of both.
+    fn read_whole(&self, name: ObjectName, length_max: u64) -> Result<Vec<u8>, ObjectError>;
+
     /// Returns the object's length in bytes; `Missing` when there is none.
     fn length(&self, name: ObjectName) -> Result<u64, ObjectError>;
 
@@ -51,17 +55,6 @@ impl dyn ObjectStore + '_ {
         let mut writer = self.create(name)?;
         writer.append(bytes)?;
         writer.finish()
-    }
-
-    /// Reads a whole object that may not be longer than `length_max`; a longer one is `TooLong`.
-    pub fn read_whole(&self, name: ObjectName, length_max: u64) -> Result<Vec<u8>, ObjectError> {
-        let length = self.length(name)?;
-        if length > length_max {
-            return Err(ObjectError::TooLong { name, length, length_max });
-        }
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        self.read(name, 0, &mut bytes)?;
-        Ok(bytes)
     }
 }
 

@@ -14,7 +14,7 @@ mod restore;
 mod select;
 mod zeros;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -22,6 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 pub use backup::{BackupAccepted, BackupRequest};
+use restore::Targets;
 pub use restore::{RestoreAccepted, RestoreRequest};
 pub use select::VolumeSelection;
 
@@ -29,7 +30,7 @@ use crate::catalog::Project;
 use crate::jobs::{Budget, JobQueue};
 use crate::repository::Repository;
 use crate::source::Sources;
-use crate::types::{ByteSize, Refusal, RefusalKind, SourceName, VolumeName};
+use crate::types::{ByteSize, Refusal, RefusalKind, SourceName};
 
 /// What volumes that a restore makes are to be like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub struct Operations {
     /// Held from the check of a quota until what was checked is in the catalog.
     accepting: Mutex<()>,
     /// Names that running restores will give to volumes.
-    targets: Mutex<HashSet<(SourceName, VolumeName)>>,
+    targets: Mutex<Targets>,
     shutting_down: AtomicBool,
     /// Disconnected when the work of the start has ended.
     recovering: Mutex<Option<Receiver<()>>>,
@@ -86,7 +87,7 @@ impl Operations {
             options,
             budget,
             accepting: Mutex::new(()),
-            targets: Mutex::new(HashSet::new()),
+            targets: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             recovering: Mutex::new(None),
         })
@@ -135,7 +136,7 @@ impl Operations {
         Ok(())
     }
 
-    fn lock_targets(&self) -> MutexGuard<'_, HashSet<(SourceName, VolumeName)>> {
+    fn lock_targets(&self) -> MutexGuard<'_, Targets> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

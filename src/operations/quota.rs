@@ -50,14 +50,28 @@ impl Operations {
         if quota.volumes < 0 && quota.gigabytes < 0 {
             return Ok(());
         }
+        // Looked at before the sources are listed: what ends in between is counted by its name.
+        let running = self.lock_targets().clone();
         let (mut count, mut gigabytes) = (0, 0);
         for source in project.sources.iter().filter_map(|name| self.sources.get(name)) {
             let names = source.list()?;
+            let to_come = running.iter().filter(|((of, name), target)| {
+                of == source.name() && !names.contains(name) && !names.contains(&target.temporary_name)
+            });
+            for (_, target) in to_come {
+                count += 1;
+                gigabytes += gib_rounded_up(target.size_bytes);
+            }
             count += names.len() as u64;
             if quota.gigabytes >= 0 {
                 for name in names {
-                    // A volume that was removed since the listing uses nothing.
-                    gigabytes += source.volume(&name).map_or(0, |volume| gib_rounded_up(volume.size_bytes));
+                    let restoring = running.values().find(|target| target.temporary_name == name);
+                    gigabytes += match restoring {
+                        // It may just be getting its size, or its name.
+                        Some(target) => gib_rounded_up(target.size_bytes),
+                        // A volume that was removed since the listing uses nothing.
+                        None => source.volume(&name).map_or(0, |volume| gib_rounded_up(volume.size_bytes)),
+                    };
                 }
             }
         }

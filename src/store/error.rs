@@ -13,6 +13,12 @@ pub enum StoreError {
     #[error("chunk {id} in pack {pack} is damaged: {why}")]
     ChunkCorrupt { id: ChunkId, pack: PackId, why: String },
 
+    /// Its chunks were counted on, and are not there to be counted on.
+    #[error(
+        "pack {pack} was found damaged while it was counted on; what is needed of it is stored again next time"
+    )]
+    PackDamaged { pack: PackId },
+
     #[error("manifest {id} is damaged: {why}")]
     ManifestCorrupt { id: ManifestId, why: String },
 

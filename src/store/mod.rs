@@ -8,6 +8,7 @@ mod error;
 mod manifest_reader;
 mod manifest_writer;
 mod pack_index;
+mod trust;
 mod writer;
 
 use std::cell::RefCell;
@@ -20,6 +21,8 @@ pub use error::StoreError;
 pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
+
+use trust::Trust;
 
 use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
@@ -45,6 +48,7 @@ pub struct ChunkStore {
     cache: LoadingCache<ChunkId, ChunkBytes>,
     compression: Compression,
     reported: Mutex<HashSet<ChunkId>>,
+    trust: Trust,
     /// The whole index was read again after a chunk was not found: once is enough.
     reindexed: AtomicBool,
 }
@@ -63,6 +67,7 @@ impl ChunkStore {
             cache: LoadingCache::new(cache_bytes, |chunk: &ChunkBytes| chunk.len() as u64),
             compression,
             reported: Mutex::new(HashSet::new()),
+            trust: Trust::default(),
             reindexed: AtomicBool::new(false),
         };
         store.index_new_packs()?;
@@ -86,8 +91,9 @@ impl ChunkStore {
         self.index.flush().map_err(StoreError::from)
     }
 
+    /// Says whether a new backup may count on this chunk being there.
     pub fn contains(&self, id: ChunkId) -> Result<bool, StoreError> {
-        Ok(self.index.contains(id)?)
+        Ok(self.trusted_pack(id)?.is_some())
     }
 
     /// Returns the bytes of a chunk, whose SHA-256 was checked in this process.
@@ -104,11 +110,15 @@ impl ChunkStore {
             places = self.index.places(id)?;
         }
         let mut result = Err(StoreError::ChunkMissing { id });
+        self.best_first(&mut places);
         for place in places {
             result = self.load_from(id, &place);
             match &result {
                 Ok(_) => break,
-                Err(error) => self.report(id, error),
+                Err(error) => {
+                    self.report(id, error);
+                    self.distrust(place.pack, error);
+                }
             }
         }
         if let Err(error @ StoreError::ChunkMissing { .. }) = &result {

@@ -79,7 +79,11 @@ impl ChunkStore {
 }
 
 /// Reads the list of a pack's chunks.
-fn read_footer(objects: &dyn ObjectStore, id: PackId, length: u64) -> Result<Vec<PackEntry>, StoreError> {
+pub(super) fn read_footer(
+    objects: &dyn ObjectStore,
+    id: PackId,
+    length: u64,
+) -> Result<Vec<PackEntry>, StoreError> {
     let name = ObjectName::Pack(id);
     let format = |source| StoreError::Format { name, source };
     let tail_position = length

@@ -24,8 +24,13 @@ const UNPUBLISHED_MAX: usize = 2;
 pub struct PreparedChunk {
     pub id: ChunkId,
     pub plain_length: u32,
-    /// `None` when the repository has the chunk already.
-    stored: Option<(Codec, Vec<u8>)>,
+    stored: Stored,
+}
+
+enum Stored {
+    /// The repository has the chunk already.
+    Before(PackId),
+    New(Codec, Vec<u8>),
 }
 
 /// What a writer added to the repository.
@@ -47,19 +52,20 @@ impl ChunkStore {
     pub fn prepare(&self, plain: &[u8]) -> Result<PreparedChunk, StoreError> {
         let id = ChunkId::of(plain);
         let plain_length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        if self.contains(id)? {
-            return Ok(PreparedChunk { id, plain_length, stored: None });
+        if let Some(pack) = self.trusted_pack(id)? {
+            return Ok(PreparedChunk { id, plain_length, stored: Stored::Before(pack) });
         }
         // Compressed into a buffer that is kept, so that a prepared chunk holds no more than it needs.
         let stored = SCRATCH.with_borrow_mut(|scratch| {
             let codec = codec::compress(self.compression, plain, scratch);
-            (codec, scratch.clone())
+            Stored::New(codec, scratch.clone())
         });
-        Ok(PreparedChunk { id, plain_length, stored: Some(stored) })
+        Ok(PreparedChunk { id, plain_length, stored })
     }
 
     /// Starts writing. One writer belongs to one job.
     pub fn writer(self: &Arc<Self>) -> ChunkWriter {
+        self.trust.begin_round();
         let unpublished = Arc::new(Mutex::new(HashSet::new()));
         let (full_packs, receiver) = bounded::<FullPack>(UNPUBLISHED_MAX);
         let store = Arc::clone(self);
@@ -73,25 +79,42 @@ impl ChunkStore {
             open: None,
             unpublished,
             publisher: Some((full_packs, publisher)),
+            counted_on: HashSet::new(),
             stats: WriteStats::default(),
         }
     }
 }
+
+/// The thread that syncs full packs.
+type Publisher = JoinHandle<Result<(), StoreError>>;
 
 pub struct ChunkWriter {
     store: Arc<ChunkStore>,
     open: Option<OpenPack>,
     /// Chunks in the open pack and in those that wait for their sync.
     unpublished: Arc<Mutex<HashSet<ChunkId>>>,
-    publisher: Option<(Sender<FullPack>, JoinHandle<Result<(), StoreError>>)>,
+    publisher: Option<(Sender<FullPack>, Publisher)>,
+    /// Packs of earlier backups whose chunks are not stored again.
+    counted_on: HashSet<PackId>,
     stats: WriteStats,
 }
 
 impl ChunkWriter {
     /// Adds a chunk unless it is there. It is durable when [`finish`](Self::finish) has returned.
     pub fn add(&mut self, chunk: PreparedChunk) -> Result<(), StoreError> {
-        let Some((codec, stored)) = chunk.stored else { return Ok(()) };
-        if lock(&self.unpublished).contains(&chunk.id) || self.store.contains(chunk.id)? {
+        let (codec, stored) = match chunk.stored {
+            Stored::Before(pack) => {
+                self.counted_on.insert(pack);
+                return Ok(());
+            }
+            Stored::New(codec, stored) => (codec, stored),
+        };
+        if lock(&self.unpublished).contains(&chunk.id) {
+            return Ok(());
+        }
+        // Another writer may have been faster.
+        if let Some(pack) = self.store.trusted_pack(chunk.id)? {
+            self.counted_on.insert(pack);
             return Ok(());
         }
         let pack = match &mut self.open {
@@ -131,11 +154,15 @@ impl ChunkWriter {
         }
     }
 
-    /// Returns when all that was added is durable and in the index.
+    /// Returns when all that was added is durable and in the index. `PackDamaged` when a pack with chunks that were
+    /// not stored again for its sake was found damaged meanwhile.
     pub fn finish(mut self) -> Result<WriteStats, StoreError> {
         self.close_pack()?;
         self.join_publisher()?;
-        Ok(self.stats)
+        match self.counted_on.iter().find(|pack| self.store.trust.is_damaged(**pack)) {
+            Some(pack) => Err(StoreError::PackDamaged { pack: *pack }),
+            None => Ok(self.stats),
+        }
     }
 }
 

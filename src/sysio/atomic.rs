@@ -102,12 +102,14 @@ pub fn create_folder(path: &Path) -> Result<(), PathError> {
     }
 }
 
-/// Removes the files in a folder of temporary files: what a killed writer left.
+/// Removes the files in a folder of temporary files: what a killed writer left. Folders in it are not ours.
 pub fn clear_folder(path: &Path) -> Result<(), PathError> {
     let entries = fs::read_dir(path).map_err(|error| PathError::new("list", path, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| PathError::new("list", path, error))?;
-        fs::remove_file(entry.path()).map_err(|error| PathError::new("remove", &entry.path(), error))?;
+        if !entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
+            fs::remove_file(entry.path()).map_err(|error| PathError::new("remove", &entry.path(), error))?;
+        }
     }
     Ok(())
 }

@@ -3,6 +3,9 @@
 //! A write that ends in a line feed, or is short, is complete and run at once. Other writes are pieces of a longer text,
 //! as programs with buffers write it, and are kept until the text ends or the file is closed. Running may take as
 //! long as a source takes to answer, so it is handed out as an [`Execution`], to be run where that hurts nobody.
+//!
+//! Accepted writes to one opening are answered one behind the other until somebody reads; a refused one is answered
+//! alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,10 +103,23 @@ struct State {
     answer: Option<Arc<str>>,
     /// Was there a command in this opening? Else it reads as the user's last one.
     has_run: bool,
+    /// More answers are put behind this one: it is one of accepted commands, and nobody has read it yet.
+    can_grow: bool,
     /// Where the file's position is after the last write.
     written_to: u64,
     /// The position at which the answer begins for its reader.
     reads_from: Option<u64>,
+}
+
+impl State {
+    /// Returns the answer with those before it that nobody has read: a shell's `printf` writes every line by itself.
+    fn grown(&self, answer: String, is_accepted: bool) -> Arc<str> {
+        let before = self.answer.as_deref().filter(|_| self.can_grow && is_accepted).unwrap_or_default();
+        if before.is_empty() || before.len() + answer.len() > TEXT_BYTES_MAX {
+            return answer.into();
+        }
+        format!("{before}{answer}").into()
+    }
 }
 
 /// What a write came to.
@@ -167,6 +183,7 @@ impl OpenControl {
             None => state.written_to,
         };
         state.reads_from = Some(from);
+        state.can_grow = false;
         let answer = state.answer.as_deref().unwrap_or_default().as_bytes();
         let start = usize::try_from(offset.saturating_sub(from)).unwrap_or(usize::MAX);
         let rest = answer.get(start..).unwrap_or_default();
@@ -196,13 +213,15 @@ impl Execution {
         let runner = &open.files.runner;
         let outcome = catch_unwind(AssertUnwindSafe(|| runner.run(open.file, caller, &text)));
         let CommandOutcome { answer, refusal } = outcome.unwrap_or_else(|_| fault());
-        let answer: Arc<str> = answer.into();
-        open.files.keep(open.file, caller.uid, Arc::clone(&answer));
         let mut state = lock(&open.state);
-        state.answer = Some(answer);
+        let answer = state.grown(answer, refusal.is_none());
+        state.can_grow = refusal.is_none();
+        state.answer = Some(Arc::clone(&answer));
         state.has_run = true;
         state.reads_from = None;
         state.written_to = if refusal.is_some() { positions.failed } else { positions.succeeded };
+        drop(state);
+        open.files.keep(open.file, caller.uid, answer);
         match refusal {
             Some(kind) => Err(VfsError::Refused { kind }),
             None => Ok(()),

@@ -5,5 +5,10 @@
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
+pub mod daemon;
 pub mod engine;
 pub mod file_system;
+pub mod gated;
+pub mod hand_made;
+pub mod tree;
+pub mod vfs_tree;

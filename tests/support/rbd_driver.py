@@ -58,6 +58,24 @@ def write(c):
     image(c).write(data, c["offset"])
 
 
+def write_file(c):
+    """Makes the image equal to a file, writing only what differs and discarding what became zeros."""
+    step, size = 1 << 16, image(c).size()
+    with open(c["path"], "rb") as file:
+        for offset in range(0, size, step):
+            length = min(step, size - offset)
+            new, old = file.read(length).ljust(length, b"\0"), image(c).read(offset, length)
+            if new == old:
+                continue
+            if not any(new):
+                image(c).write_zeroes(offset, length)
+                continue
+            for start in range(0, length, 4096):
+                piece = new[start:start + 4096]
+                if piece != old[start:start + 4096]:
+                    image(c).write(piece, offset + start)
+
+
 def read(c):
     with rbd.Image(pool(c), c["name"], snapshot=c.get("snapshot"), read_only=True) as opened:
         size = opened.size()
@@ -77,6 +95,7 @@ OPERATIONS = {
     "clone": clone,
     "write": write,
     "read": read,
+    "write_file": write_file,
     "set_flags": set_flags,
     "flatten": lambda c: image(c).flatten(),
     "close": close,

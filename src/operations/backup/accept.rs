@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::super::refusal::sentence;
 use super::super::select::VolumeSelection;
 use super::super::{Operations, WithoutParent};
 use super::run::BackupJob;
@@ -195,8 +196,19 @@ impl Operations {
             candidate.status.is_readable()
                 && candidate.project == record.project
                 && candidate.data_timestamp < data_timestamp
+                && self.can_be_leaned_on(candidate.id)
         });
         parent.map(|parent| parent.id)
+    }
+
+    /// Is its chain whole? A backup that leans on one that cannot be opened could not be opened either.
+    fn can_be_leaned_on(&self, id: BackupId) -> bool {
+        let opened = self.repository.image(id);
+        if let Err(error) = &opened {
+            let cause = sentence(error);
+            tracing::warn!(backup = %id, cause, "the backup cannot be opened: no new one leans on it");
+        }
+        opened.is_ok()
     }
 
     /// Queues the job of a `creating` backup; without a snapshot the job opens the one in the record.

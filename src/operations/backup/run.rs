@@ -72,6 +72,11 @@ impl Drop for BackupJob {
     fn drop(&mut self) {
         if !self.ended {
             self.snapshot = None;
+            if std::thread::panicking() {
+                let refusal = Refusal::new(RefusalKind::Failed, "the job met a fault in amberfs");
+                self.operations.end_backup(self.id, &JobEnd::Failed(refusal));
+                return;
+            }
             let stop = if self.operations.is_shutting_down() { Stop::Shutdown } else { Stop::Cancelled };
             self.operations.end_backup(self.id, &JobEnd::Stopped(stop));
         }
@@ -170,7 +175,10 @@ impl Operations {
     ) -> Result<(), JobEnd> {
         let parent_record = record.parent_id.and_then(|parent| self.repository.catalog().get(parent));
         let parent = parent.zip(parent_record.map(|parent| parent.allocated_bytes));
-        let allocated_bytes = allocated_bytes(image, parent)?;
+        // A parent that is damaged where this backup does not need it does not tell what was there.
+        let allocated_bytes = allocated_bytes(image, parent)
+            .or_else(|_| image.allocated_bytes(ByteRange::new(0, image.size_bytes())))
+            .map_err(Refusal::from)?;
         let keeps_snapshot = self.source(record)?.tracks_changes();
         self.repository
             .catalog()

@@ -1,11 +1,13 @@
 //! Turns a span into what goes into the repository: reads it, finds zeros, compares, hashes and compresses.
 
+use std::sync::Arc;
+
 use super::super::zeros::is_zero;
 use super::plan::{Piece, PieceKind, Span};
-use crate::format::manifest::Target;
+use crate::format::manifest::{ManifestExtent, Target};
 use crate::image::Image;
 use crate::source::Snapshot;
-use crate::store::{ChunkStore, PreparedChunk};
+use crate::store::{ChunkStore, PreparedChunk, StoreError};
 use crate::types::{ByteRange, ChunkId, Refusal};
 
 /// The grain of a comparison with the parent: a page of a database, a block of a file system.
@@ -97,7 +99,11 @@ impl Worker<'_> {
         if is_zero(bytes) {
             return self.compare_zero(block, items);
         }
-        if same_chunk(parent, block, bytes) {
+        // Where the parent's chunks are not there any more, the block is stored again: that heals the parent, too.
+        let Some(segments) = self.intact_segments(parent, block)? else {
+            return self.store(block, bytes, items);
+        };
+        if is_one_chunk_of(&segments, block, bytes) {
             return Ok(());
         }
         let mut old = vec![0; bytes.len()];
@@ -119,6 +125,27 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Returns what the parent has in a block, or nothing when not all of it can be counted on: bytes that are still
+    /// in the cache may be gone from the repository.
+    fn intact_segments(
+        &self,
+        parent: &Image,
+        block: ByteRange,
+    ) -> Result<Option<Vec<ManifestExtent>>, Refusal> {
+        let mut segments = Vec::new();
+        if parent.segments(block, |segment| segments.push(segment)).is_err() {
+            return Ok(None);
+        }
+        for segment in &segments {
+            if let Target::Chunk { id, .. } = segment.target
+                && !self.store.contains(id)?
+            {
+                return Ok(None);
+            }
+        }
+        Ok(Some(segments))
+    }
+
     /// Notes zeros where the parent has something else.
     fn compare_zero(&self, range: ByteRange, items: &mut Vec<Item>) -> Result<(), Refusal> {
         let Some(parent) = self.parent else {
@@ -126,26 +153,35 @@ impl Worker<'_> {
             return Ok(());
         };
         let mut from = range.start();
-        while let Some(data) = parent.next_data(from)?.filter(|data| *data < range.end()) {
-            let end = parent.next_hole(data)?.min(range.end());
-            items.push(Item::Zero(ByteRange::between(data, end)));
-            from = end;
+        while from < range.end() {
+            match next_run(parent, from) {
+                Ok(Some(data)) if data.start() < range.end() => {
+                    items.push(Item::Zero(data.below(range.end())));
+                    from = data.end();
+                }
+                Ok(_) => break,
+                // What the parent has there is not known: zeros it is in any case.
+                Err(_) => {
+                    items.push(Item::Zero(ByteRange::between(from, range.end())));
+                    break;
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Has the parent just this chunk here? Then nothing has to be loaded. An error only means that it is not known.
-fn same_chunk(parent: &Image, block: ByteRange, bytes: &[u8]) -> bool {
-    let mut segments = 0;
-    let mut found = None;
-    let visited = parent.segments(block, |segment| {
-        segments += 1;
-        found = Some(segment);
-    });
-    let Some(segment) = found.filter(|_| visited.is_ok() && segments == 1) else { return false };
+/// Returns the next run of data from here on.
+fn next_run(image: &Image, from: u64) -> Result<Option<ByteRange>, Arc<StoreError>> {
+    let Some(data) = image.next_data(from)? else { return Ok(None) };
+    Ok(Some(ByteRange::between(data, image.next_hole(data)?)))
+}
+
+/// Is the block one whole chunk with just these bytes? Then nothing has to be loaded.
+fn is_one_chunk_of(segments: &[ManifestExtent], block: ByteRange, bytes: &[u8]) -> bool {
     // An id that is the hash of just these bytes is of a chunk that has just these bytes.
-    matches!(segment.target, Target::Chunk { id, offset: 0 } if segment.range == block && ChunkId::of(bytes) == id)
+    matches!(segments, [ManifestExtent { range, target: Target::Chunk { id, offset: 0 } }]
+        if *range == block && ChunkId::of(bytes) == *id)
 }
 
 /// Returns the runs of blocks that differ, as ranges of the image.

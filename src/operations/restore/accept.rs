@@ -1,10 +1,11 @@
 //! Takes a restore command: everything that can be refused is refused here, and the target is settled.
 
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError};
 
 use super::super::{Operations, VolumeType};
 use super::run::RestoreJob;
-use super::{RestoreAccepted, RestoreRequest};
+use super::{RestoreAccepted, RestoreRequest, RunningTarget};
 use crate::catalog::{BackupRecord, BackupStatus, RestoreTarget};
 use crate::jobs::{JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
@@ -73,8 +74,9 @@ impl Operations {
         let record = self.restorable(request)?;
         let target = self.settle_target(request, &record)?;
         self.check_target_quota(&target, &record)?;
-        let reservation = self.reserve_target(&target)?;
         let temporary_name = temporary_name(&record)?;
+        let running = RunningTarget { temporary_name: temporary_name.clone(), size_bytes: record.size_bytes };
+        let reservation = self.reserve_target(&target, running)?;
         let id = record.id;
         let subject = JobSubject {
             backup: Some(id.to_string()),
@@ -242,7 +244,7 @@ impl Operations {
     }
 
     fn is_free(&self, source: &dyn Source, name: &VolumeName) -> Result<bool, Refusal> {
-        let reserved = self.lock_targets().contains(&(source.name().clone(), name.clone()));
+        let reserved = self.lock_targets().contains_key(&(source.name().clone(), name.clone()));
         Ok(!reserved && !exists(source, name)?)
     }
 
@@ -253,11 +255,19 @@ impl Operations {
         }
     }
 
-    fn reserve_target(self: &Arc<Self>, target: &Target) -> Result<Reservation, Refusal> {
+    fn reserve_target(
+        self: &Arc<Self>,
+        target: &Target,
+        running: RunningTarget,
+    ) -> Result<Reservation, Refusal> {
         let key = target.key();
-        if !self.lock_targets().insert(key.clone()) {
-            let sentence = format!("volume {:?} in source {} is being restored to", key.1.as_str(), key.0);
-            return Err(Refusal::new(RefusalKind::InvalidState, sentence));
+        match self.lock_targets().entry(key.clone()) {
+            Entry::Vacant(vacant) => drop(vacant.insert(running)),
+            Entry::Occupied(_) => {
+                let sentence =
+                    format!("volume {:?} in source {} is being restored to", key.1.as_str(), key.0);
+                return Err(Refusal::new(RefusalKind::InvalidState, sentence));
+            }
         }
         Ok(Reservation { operations: Arc::clone(self), key })
     }

@@ -7,6 +7,8 @@ mod accept;
 mod run;
 mod write;
 
+use std::collections::HashMap;
+
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
 
@@ -28,4 +30,14 @@ pub struct RestoreAccepted {
     pub job: JobId,
     pub source: SourceName,
     pub volume: VolumeName,
+}
+
+/// Volumes that running restores write to, by the names that they have when all went well.
+pub(super) type Targets = HashMap<(SourceName, VolumeName), RunningTarget>;
+
+/// How a volume of a running restore is called meanwhile, and what it will use.
+#[derive(Debug, Clone)]
+pub(super) struct RunningTarget {
+    pub(super) temporary_name: VolumeName,
+    pub(super) size_bytes: u64,
 }

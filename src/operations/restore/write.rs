@@ -62,7 +62,8 @@ pub(super) fn write_data(
     });
     match failure.into_inner() {
         Ok(Some(refusal)) => Err(refusal.into()),
-        _ => planned,
+        // Threads that were stopped have left ranges unwritten, though all of them were planned.
+        _ => planned.and(Ok(control.checkpoint()?)),
     }
 }
 
@@ -75,7 +76,7 @@ fn write_tasks(
     let mut buffer = Vec::new();
     for task in tasks {
         if control.checkpoint().is_err() {
-            // The planning loop notices too, and says why.
+            // Whoever waits for the threads asks again, and says why.
             return Ok(());
         }
         buffer.resize(usize::try_from(task.range.len()).unwrap_or(usize::MAX), 0);

@@ -133,10 +133,10 @@ pub fn set_image_meta(image: &Image, metadata: &VolumeMetadata) -> Result<(), Fa
     }
 }
 
-/// Returns the snapshots that users made and that have a name, oldest first.
+/// Returns the snapshots that users made, oldest first.
 pub fn snapshots(image: &Image) -> Result<Vec<SnapshotInfo>, Failure> {
     let mut infos = Vec::new();
-    for entry in image.snapshots()? {
+    for entry in image.snapshots()?.into_iter().filter(|entry| entry.is_users) {
         let Ok(name) = SnapshotName::try_from(entry.name) else { continue };
         let created_at = image.snapshot_time(entry.id)?;
         infos.push(SnapshotInfo { name, id: entry.id, created_at, size_bytes: entry.size });

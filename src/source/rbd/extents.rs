@@ -28,8 +28,8 @@ pub struct Enumeration<'a> {
     pub image: &'a Arc<Image>,
     /// The name of a snapshot.
     pub base: Option<&'a str>,
-    /// The object maps can be trusted.
-    pub fast: bool,
+    /// Below this, the object maps can be trusted to tell which objects there is something to be said of.
+    pub fast_below: u64,
     /// Holes below this may show a parent's bytes.
     pub overlap: u64,
     /// The bytes of an object set: the smallest window, in which even the most fragmented diff has its place.
@@ -37,11 +37,16 @@ pub struct Enumeration<'a> {
 }
 
 impl Enumeration<'_> {
-    /// Emits the extents of a range, in ascending order, without overlaps.
-    pub fn run(&self, range: ByteRange, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
-        if !self.fast {
-            return self.windows(range, false, emit);
-        }
+    /// Emits the extents below `size`, in ascending order, without overlaps.
+    pub fn run(&self, size: u64, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
+        let fast_end = self.fast_below.min(size);
+        // An object of which only a part can be trusted is looked at.
+        let fast_end = if fast_end < size { fast_end - fast_end % self.period } else { size };
+        self.dirty_objects(ByteRange::new(0, fast_end), emit)?;
+        self.windows(ByteRange::between(fast_end, size), false, emit)
+    }
+
+    fn dirty_objects(&self, range: ByteRange, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
         let gap = self.period.saturating_mul(GAP_OBJECTS);
         let mut pending = ByteRange::between(range.start(), range.start());
         self.windows(range, true, &mut |dirty| {
@@ -111,8 +116,8 @@ impl Enumeration<'_> {
     }
 }
 
-/// Returns the extents of a window sorted, cut to it, and neighbours of one kind joined. Striped images come object
-/// by object, not in order. Where extents overlap, which is not to be expected, data wins.
+/// Returns the extents of a window sorted, cut to it, and neighbours of one kind joined. The order within an
+/// object set is librbd's own affair. Where extents overlap, which is not to be expected, data wins.
 fn in_order(mut extents: Vec<DiffExtent>, window: ByteRange) -> impl Iterator<Item = Extent> {
     extents.sort_unstable_by_key(|extent| (extent.offset, !extent.exists));
     let mut merged: Vec<Extent> = Vec::with_capacity(extents.len());

@@ -83,12 +83,12 @@ impl RbdSource {
         let (name, writers) = (volume.clone(), Arc::clone(&self.writers));
         let (holder, snapshots) = self.on_volume(volume, "looking at", move |pool| {
             let image = Image::open_read_only(pool, name.as_str())?;
-            Ok((holder(&image, &writers)?, image.snapshots()?))
+            Ok((holder(&image, &writers)?, description::snapshots(&image)?))
         })?;
         if let (InUse::Refuse, Some(by)) = (in_use, holder) {
             return Err(self.in_use(volume, by));
         }
-        if snapshots.iter().any(|entry| entry.name == snapshot.as_str()) {
+        if snapshots.iter().any(|info| info.name == *snapshot) {
             return Err(SourceError::Io {
                 source_name: self.name().clone(),
                 what: format!("volume {:?} has a snapshot {:?} already", volume.as_str(), snapshot.as_str()),
@@ -297,7 +297,7 @@ impl Source for RbdSource {
         let wanted = snapshot.name.clone();
         let removed = self.on_volume(volume, "removing a snapshot of", move |pool| {
             let image = Image::open_read_only(pool, name.as_str())?;
-            if !image.snapshots()?.iter().any(|entry| entry.id == id && entry.name == wanted.as_str()) {
+            if !description::snapshots(&image)?.iter().any(|info| info.id == id && info.name == wanted) {
                 return Ok(Removal::NotThere);
             }
             if image.is_protected(wanted.as_str())? {

@@ -7,9 +7,7 @@ use super::description;
 use super::extents::Enumeration;
 use super::librbd::{FEATURE_FAST_DIFF, Failure, Image, Pool};
 use super::transfer::Transfer;
-use crate::source::{
-    Changes, Consistency, EmitExtent, Extent, ExtentKind, Snapshot, SnapshotInfo, SourceError,
-};
+use crate::source::{Changes, Consistency, EmitExtent, Snapshot, SnapshotInfo, SourceError};
 use crate::types::{ByteRange, VolumeMetadata, VolumeName};
 
 pub struct RbdSnapshot {
@@ -29,23 +27,17 @@ pub struct Layout {
     pub size: u64,
     pub overlap: u64,
     pub period: u64,
-    /// Its object map can be trusted.
-    pub fast: bool,
+    /// Its object map can be trusted below this: everywhere or nowhere.
+    pub fast_below: u64,
 }
 
 impl Layout {
     pub fn of(image: &Image) -> Result<Self, Failure> {
         let fast = image.features()? & FEATURE_FAST_DIFF != 0 && image.flags()? == 0;
         let period = image.object_size()?.saturating_mul(image.stripe_count()?.max(1)).max(1);
-        Ok(Self { size: image.size()?, overlap: image.overlap()?, period, fast })
+        let size = image.size()?;
+        Ok(Self { size, overlap: image.overlap()?, period, fast_below: if fast { size } else { 0 } })
     }
-}
-
-/// Where a base stands, as far as a diff from it depends on that.
-struct Base {
-    overlap: u64,
-    /// All object maps between it and the snapshot can be trusted.
-    fast: bool,
 }
 
 impl RbdSnapshot {
@@ -75,59 +67,51 @@ impl RbdSnapshot {
         }))
     }
 
-    fn enumeration<'a>(&'a self, base: Option<&'a str>, fast: bool) -> Enumeration<'a> {
+    fn enumeration<'a>(&'a self, base: Option<&'a str>, fast_below: u64) -> Enumeration<'a> {
         Enumeration {
             connection: &self.connection,
             volume: &self.volume,
             image: &self.image,
             base,
-            fast,
+            fast_below,
             overlap: self.layout.overlap,
             period: self.layout.period,
         }
     }
 
-    /// Returns where the base stands; none when it is not there any more under this name and id.
-    fn base(&self, base: &SnapshotInfo) -> Result<Option<Base>, SourceError> {
+    /// Returns below which offset the object maps between the base and this snapshot tell all changes; none when the
+    /// base is not there any more under this name and id.
+    fn maps_tell_below(&self, base: &SnapshotInfo) -> Result<Option<u64>, SourceError> {
         let doing =
             format!("looking up snapshot {:?} of volume {:?}", base.name.as_str(), self.volume.as_str());
         // A handle of its own: it is moved about, and it knows the snapshots that there are now.
         let pool = Arc::clone(self.image.pool());
-        let (volume, base, id) = (self.volume.clone(), base.clone(), self.info.id);
+        let (volume, base, here) = (self.volume.clone(), base.clone(), self.info.id);
+        let fast_below = self.layout.fast_below;
         let found = self.connection.call(&doing, move |_| {
             let mut image = Image::open_read_only(&pool, volume.as_str())?;
             let snapshots = image.snapshots()?;
             if !snapshots.iter().any(|entry| entry.id == base.id && entry.name == base.name.as_str()) {
                 return Ok(None);
             }
-            image.move_to_snapshot(base.id)?;
-            let layout = Layout::of(&image)?;
-            let mut fast = layout.fast;
-            for between in snapshots.iter().filter(|entry| base.id < entry.id && entry.id < id) {
-                image.move_to_snapshot(between.id)?;
-                fast &= image.flags()? == 0;
+            let mut below = fast_below;
+            for entry in snapshots.iter().filter(|entry| base.id <= entry.id && entry.id < here) {
+                image.move_to_snapshot(entry.id)?;
+                if image.flags()? != 0 {
+                    below = 0;
+                } else if entry.id != base.id {
+                    // librbd (16.2.15 at least) forgets what changed behind the end of a snapshot in between that is
+                    // smaller than the ones around it: when a volume was shrunk, snapshotted and grown again.
+                    below = below.min(entry.size);
+                }
             }
-            Ok(Some(Base { overlap: layout.overlap, fast }))
+            Ok(Some(below))
         })?;
         match found {
             // The volume itself is gone, and its snapshots with it.
             Err(Failure { errno: libc::ENOENT, .. }) => Ok(None),
             found => found.map_err(|failure| self.connection.io(&doing, failure)),
         }
-    }
-
-    /// Emits a range of which the base is not known to say anything: what there is now, and zeros between.
-    fn emit_all(&self, range: ByteRange, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
-        let mut position = range.start();
-        let zeros = |start, end| Extent { range: ByteRange::between(start, end), kind: ExtentKind::Zero };
-        self.enumeration(None, self.layout.fast).run(range, &mut |extent| {
-            if position < extent.range.start() {
-                emit(zeros(position, extent.range.start()))?;
-            }
-            position = extent.range.end();
-            emit(extent)
-        })?;
-        if position < range.end() { emit(zeros(position, range.end())) } else { Ok(()) }
     }
 
     fn transfer(&self) -> Transfer<'_> {
@@ -149,28 +133,18 @@ impl Snapshot for RbdSnapshot {
     }
 
     fn allocated(&self, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
-        self.enumeration(None, self.layout.fast).run(ByteRange::new(0, self.layout.size), emit)
+        self.enumeration(None, self.layout.fast_below).run(self.layout.size, emit)
     }
 
     fn changed_since(&self, base: &SnapshotInfo, emit: &mut EmitExtent<'_>) -> Result<Changes, SourceError> {
         if base.id > self.info.id {
             return Ok(Changes::Unknown);
         }
-        let Some(found) = self.base(base)? else { return Ok(Changes::Unknown) };
-        let size = self.layout.size;
-        // Where the base showed its parent's bytes and the snapshot does not, librbd's diff is silent about what
-        // never was in an object of the clone's own: after a shrink and a growth it reads as zeros now.
-        let orphaned = ByteRange::between(self.layout.overlap, found.overlap).below(size);
-        let changes = self.enumeration(Some(base.name.as_str()), self.layout.fast && found.fast);
-        if orphaned.is_empty() {
-            changes.run(ByteRange::new(0, size), emit)?;
-        } else {
-            changes.run(ByteRange::between(0, orphaned.start()), emit)?;
-            self.emit_all(orphaned, emit)?;
-            changes.run(ByteRange::between(orphaned.end(), size), emit)?;
-        }
+        let Some(fast_below) = self.maps_tell_below(base)? else { return Ok(Changes::Unknown) };
+        let enumeration = self.enumeration(Some(base.name.as_str()), fast_below);
+        enumeration.run(self.layout.size, emit)?;
         // The diff went by the base's name, and by objects that its removal would have thinned out meanwhile.
-        if self.base(base)?.is_none() {
+        if self.maps_tell_below(base)?.is_none() {
             return Err(self.changed(format!("snapshot {:?} was removed", base.name.as_str())));
         }
         Ok(Changes::Known)
@@ -186,7 +160,7 @@ impl Snapshot for RbdSnapshot {
 
     /// The objects of a snapshot that somebody removed go away one by one, and then read as zeros.
     fn confirm(&self) -> Result<(), SourceError> {
-        match self.base(&self.info)? {
+        match self.maps_tell_below(&self.info)? {
             Some(_) => Ok(()),
             None => Err(self.changed(format!("snapshot {:?} was removed", self.info.name.as_str()))),
         }

@@ -110,11 +110,11 @@ impl VolumeWriter for RbdWriter {
             volume: &self.volume,
             image: &self.image,
             base: None,
-            fast: layout.fast,
+            fast_below: layout.fast_below,
             overlap: layout.overlap,
             period: layout.period,
         };
-        enumeration.run(ByteRange::new(0, self.size_bytes), emit)
+        enumeration.run(self.size_bytes, emit)
     }
 
     fn flush(&self) -> Result<(), SourceError> {

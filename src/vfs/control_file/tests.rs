@@ -74,6 +74,22 @@ fn the_same_user_reads_the_answer_in_another_opening_and_nobody_else_does() {
 }
 
 #[test]
+fn answers_gather_until_they_are_read_and_a_refusal_stands_alone() {
+    let files = files();
+    let control = open(&files, 7);
+    assert!(write(&control, 0, b"a\n").unwrap().is_ok());
+    assert!(write(&control, 2, b"bb\n").unwrap().is_ok());
+    assert_eq!(read(&open(&files, 7), 0, 100), "backup 7 2backup 7 3");
+    assert_eq!(read(&control, 5, 100), "backup 7 2backup 7 3");
+    assert!(write(&control, 5, b"ccc\n").unwrap().is_ok());
+    assert_eq!(read(&open(&files, 7), 0, 100), "backup 7 4");
+    assert!(write(&control, 9, b"no\n").unwrap().is_err());
+    assert_eq!(read(&open(&files, 7), 0, 100), "backup 7 3");
+    assert!(write(&control, 9, b"dddd\n").unwrap().is_ok());
+    assert_eq!(read(&control, 14, 100), "backup 7 5");
+}
+
+#[test]
 fn pieces_are_one_text_that_ends_with_a_line_a_short_piece_or_the_close() {
     for (last, runs_on_close) in [(&b"end\n"[..], false), (b"end", false), (&[b'x'; 5000], true)] {
         let control = open(&files(), 7);

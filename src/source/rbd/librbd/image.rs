@@ -22,12 +22,15 @@ unsafe impl Send for Image {}
 // SAFETY: as above.
 unsafe impl Sync for Image {}
 
-/// A snapshot of an image, one that a user made.
+/// A snapshot of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
     pub id: u64,
     pub size: u64,
+    /// As far as it is text.
     pub name: String,
+    /// A user made it, and it is known by its name: not one of a group, of the trash, or of mirroring.
+    pub is_users: bool,
 }
 
 /// A client that has the image open for writing.
@@ -251,7 +254,7 @@ impl Image {
         Ok(())
     }
 
-    /// Returns the snapshots that users made, oldest first; groups' and the trash's are left out.
+    /// Returns all snapshots, oldest first.
     pub fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Failure> {
         const CALL: &str = "rbd_snap_list";
         let mut capacity: c_int = 32;
@@ -260,33 +263,32 @@ impl Image {
             let mut max = capacity;
             // SAFETY: there is room for `max` entries.
             let code = unsafe { ffi::rbd_snap_list(self.handle, infos.as_mut_ptr(), &raw mut max) };
-            if code == -libc::ERANGE && (0..=LIST_LENGTH_MAX).contains(&(max.max(0) as usize)) {
+            if code == -libc::ERANGE && max.unsigned_abs() as usize <= LIST_LENGTH_MAX {
                 capacity = max + 1;
                 continue;
             }
             let count = check(CALL, code)?;
-            // SAFETY: librbd filled in `count` entries and, when there is one, the empty one behind them, each with
-            // a NUL-terminated name, and takes the names back after they were copied.
-            let entries = unsafe {
+            // SAFETY: librbd filled in `count` entries and an empty one behind them, each of the `count` with a
+            // NUL-terminated name, and takes the names back after they were copied.
+            let mut entries: Vec<_> = unsafe {
                 infos.set_len(count.unsigned_abs() as usize);
-                let entries = infos.iter().map(|info: &ffi::RbdSnapInfo| {
-                    let name = text(CStr::from_ptr(info.name)).ok();
-                    name.map(|name| SnapshotEntry { id: info.id, size: info.size, name })
+                let entries = infos.iter().map(|info: &ffi::RbdSnapInfo| SnapshotEntry {
+                    id: info.id,
+                    size: info.size,
+                    name: text(CStr::from_ptr(info.name)).unwrap_or_default(),
+                    is_users: false,
                 });
-                let entries: Vec<_> = entries.collect();
+                let entries = entries.collect();
                 if count > 0 {
                     ffi::rbd_snap_list_end(infos.as_mut_ptr());
                 }
                 entries
             };
-            let mut users = Vec::with_capacity(entries.len());
-            for entry in entries.into_iter().flatten() {
-                if self.is_user_snapshot(entry.id)? {
-                    users.push(entry);
-                }
+            for entry in &mut entries {
+                entry.is_users = !entry.name.is_empty() && self.is_user_snapshot(entry.id)?;
             }
-            users.sort_by_key(|entry| entry.id);
-            return Ok(users);
+            entries.sort_by_key(|entry| entry.id);
+            return Ok(entries);
         }
         Err(Failure { call: CALL, errno: libc::ERANGE })
     }
@@ -336,7 +338,7 @@ impl Image {
     }
 
     /// Returns what changed in a range since a snapshot, or what exists there at all; whole objects, or exactly.
-    /// Extents come in the order of objects, which is that of the image only when it is not striped.
+    /// Within an object set, extents may come in any order.
     pub fn diff(
         &self,
         from_snapshot: Option<&str>,
