@@ -111,6 +111,7 @@ fn chunks_in_order(repository: &Repository, backup: Option<&str>) -> Vec<ChunkId
 
 #[derive(Default)]
 struct Decoder {
+    plain: Vec<u8>,
     chunks: u64,
     stored_bytes: u64,
     plain_bytes: u64,
@@ -121,8 +122,9 @@ impl Decoder {
     fn decode(&mut self, group: &[(PackEntry, Vec<u8>)]) {
         let begin = Instant::now();
         for (entry, stored) in group {
-            let plain = codec::decompress(entry.codec, stored, entry.plain_length as usize).unwrap();
-            assert!(ChunkId::of(&plain) == entry.id, "chunk {} is damaged", entry.id);
+            self.plain.resize(entry.plain_length as usize, 0);
+            codec::decompress(entry.codec, stored, &mut self.plain).unwrap();
+            assert!(ChunkId::of(&self.plain) == entry.id, "chunk {} is damaged", entry.id);
             self.chunks += 1;
             self.stored_bytes += stored.len() as u64;
             self.plain_bytes += u64::from(entry.plain_length);

@@ -104,9 +104,17 @@ class Ceph:
 
     def __init__(self, folder):
         self.folder, self.conf = folder, os.path.join(folder, "ceph.conf")
+        self.socket = os.path.join(folder, "run/osd.asok")
 
     def __enter__(self):
         run(CEPH_CLUSTER, "start", self.folder, "store=bluestore", "size=40", f"until={os.getpid()}")
+        # The OSD's counters are read through its admin socket, which the cluster has none of by default.
+        run(CEPH_CLUSTER, "osd-stop", self.folder, "0")
+        with open(self.conf) as file:
+            text = file.read()
+        with open(self.conf, "w") as file:
+            file.write(text.replace("[osd]\n", f"[osd]\nadmin_socket = {self.socket}\n"))
+        run(CEPH_CLUSTER, "osd-start", self.folder, "0")
         return self
 
     def __exit__(self, *_):
@@ -117,7 +125,7 @@ class Ceph:
 
     def bytes_read(self):
         """Bytes that the OSD has sent to its clients."""
-        return json.loads(run("ceph", "-c", self.conf, "tell", "osd.0", "perf", "dump"))["osd"]["op_r_out_bytes"]
+        return json.loads(run("ceph", "--admin-daemon", self.socket, "perf", "dump", timeout=60))["osd"]["op_r_out_bytes"]
 
 
 def size(text):
