@@ -54,10 +54,10 @@ class Daemon:
         subprocess.run(["umount", "-l", self.mount], stderr=subprocess.DEVNULL)
 
     def restart_cold(self):
-        """Its caches and the kernel's are empty afterwards; the packs alone are in the page cache."""
+        """Its caches and the kernel's are empty afterwards; only the repository's files are in the page cache."""
         self.__exit__()
         drop_caches()
-        read_into_page_cache(os.path.join(self.repository, "packs"))
+        read_into_page_cache(self.repository)
         self.__enter__()
 
     def submit(self, control, line):
