@@ -105,6 +105,10 @@ impl Image {
             into.fill(0);
             return Ok(());
         };
+        // Most segments are whole chunks, which need not be copied from a cache.
+        if offset == 0 && segment.range == wanted && self.store.load_whole(id, into)? {
+            return Ok(());
+        }
         let chunk = self.store.load(id)?;
         let start = offset as usize + length_of(ByteRange::between(segment.range.start(), wanted.start()));
         let bytes = chunk.get(start..start + into.len()).ok_or_else(|| {

@@ -69,6 +69,13 @@ impl<K: Hash + Eq + Copy, V: Clone, E> LoadingCache<K, V, E> {
         }
     }
 
+    /// Returns the value of a key if it is there.
+    pub fn get(&self, key: &K) -> Option<V> {
+        let value = lock(self.shard(key)?).values.get(key).cloned();
+        self.hits.fetch_add(u64::from(value.is_some()), Ordering::Relaxed);
+        value
+    }
+
     /// Returns the value of a key, from the cache, from a load that is under way, or by loading it. Errors are not
     /// kept: the next reader tries again.
     pub fn get_or_load(&self, key: K, load: impl FnOnce() -> Result<V, E>) -> Result<V, Arc<E>> {

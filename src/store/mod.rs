@@ -11,6 +11,7 @@ mod pack_index;
 mod trust;
 mod writer;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +33,14 @@ use crate::types::ChunkId;
 const REPORTED_MAX: usize = 10_000;
 
 /// The bytes of a chunk, checked.
-pub type ChunkBytes = Arc<[u8]>;
+///
+/// A vector and not a slice: what was decoded is kept where it is, and not copied once more.
+pub type ChunkBytes = Arc<Vec<u8>>;
+
+thread_local! {
+    /// Stored bytes on their way to the decoder; at most a chunk's.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 pub struct ChunkStore {
     objects: Arc<dyn ObjectStore>,
@@ -92,19 +100,52 @@ impl ChunkStore {
     ///
     /// Several readers of one chunk cause one load. A damaged chunk is an error, unless it is in another pack too.
     pub fn load(&self, id: ChunkId) -> Result<ChunkBytes, Arc<StoreError>> {
-        self.cache.get_or_load(id, || self.load_uncached(id))
+        self.cache.get_or_load(id, || {
+            self.try_places(id, |place| {
+                let mut plain = vec![0; place.plain_length as usize];
+                self.decode(id, place, &mut plain)?;
+                Ok(Arc::new(plain))
+            })
+        })
     }
 
-    fn load_uncached(&self, id: ChunkId) -> Result<ChunkBytes, StoreError> {
+    /// Fills `into` with a whole chunk, checked as by [`load`](Self::load); `false` when it has another length.
+    ///
+    /// Who reads all of a chunk seldom comes back soon, and the kernel keeps what it has read: the chunk is decoded
+    /// to where it is wanted, and the cache is left to those who read in small pieces.
+    pub fn load_whole(&self, id: ChunkId, into: &mut [u8]) -> Result<bool, Arc<StoreError>> {
+        if let Some(chunk) = self.cache.get(&id) {
+            let whole = chunk.len() == into.len();
+            if whole {
+                into.copy_from_slice(&chunk);
+            }
+            return Ok(whole);
+        }
+        let loaded = self.try_places(id, |place| {
+            let whole = place.plain_length as usize == into.len();
+            if whole {
+                self.decode(id, place, into)?;
+            }
+            Ok(whole)
+        });
+        loaded.map_err(Arc::new)
+    }
+
+    /// Tries the places of a chunk one after the other until one is good.
+    fn try_places<T>(
+        &self,
+        id: ChunkId,
+        mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut places = self.index.places(id)?;
         if places.is_empty() {
             self.index_everything_once(id)?;
             places = self.index.places(id)?;
         }
-        let mut result = Err(StoreError::ChunkMissing { id });
         self.best_first(&mut places);
+        let mut result = Err(StoreError::ChunkMissing { id });
         for place in places {
-            result = self.load_from(id, &place);
+            result = load(&place);
             match &result {
                 Ok(_) => break,
                 Err(error) => {
@@ -119,19 +160,18 @@ impl ChunkStore {
         result
     }
 
-    fn load_from(&self, id: ChunkId, place: &ChunkPlace) -> Result<ChunkBytes, StoreError> {
-        let mut stored = vec![0; place.stored_length as usize];
-        self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), &mut stored)?;
-        let mut plain: ChunkBytes = vec![0; place.plain_length as usize].into();
+    /// Fills `plain`, which has the chunk's length, and checks it.
+    fn decode(&self, id: ChunkId, place: &ChunkPlace, plain: &mut [u8]) -> Result<(), StoreError> {
         let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
-        let Some(into) = Arc::get_mut(&mut plain) else {
-            return Err(corrupt("its buffer is shared".to_owned()));
-        };
-        codec::decompress(place.codec, &stored, into).map_err(|error| corrupt(error.to_string()))?;
-        if ChunkId::of(&plain) != id {
+        STORED.with_borrow_mut(|stored| {
+            stored.resize(place.stored_length as usize, 0);
+            self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), stored)?;
+            codec::decompress(place.codec, stored, plain).map_err(|error| corrupt(error.to_string()))
+        })?;
+        if ChunkId::of(plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }
-        Ok(plain)
+        Ok(())
     }
 
     /// Reads all footers again when a chunk that a manifest names is not in the index: the index may have lost it.
