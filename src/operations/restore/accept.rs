@@ -12,6 +12,10 @@ use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
 use crate::types::{Refusal, RefusalKind, SourceName, VolumeMetadata, VolumeName};
 
+/// So much of a name stays when the time is appended: the whole then fits into the 255 bytes of a file name, with its
+/// ending.
+const STEM_BYTES_MAX: usize = 220;
+
 /// Where a restore will write.
 pub(super) enum Target {
     /// A new volume, and the name that it gets in the end.
@@ -225,7 +229,13 @@ impl Operations {
             return Ok(wanted.clone());
         }
         let time = clock::now().to_string().replace(['-', ':'], "");
-        let name = parse_volume_name(&format!("{wanted}-{time}"))?;
+        let stem: String = wanted
+            .as_str()
+            .char_indices()
+            .take_while(|(start, c)| start + c.len_utf8() <= STEM_BYTES_MAX)
+            .map(|(_, c)| c)
+            .collect();
+        let name = parse_volume_name(&format!("{stem}-{time}"))?;
         if self.is_free(source, &name)? {
             return Ok(name);
         }
