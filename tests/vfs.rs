@@ -95,7 +95,7 @@ fn hand_made_with_image() -> (HandMade, BackupId, Vec<u8>) {
 #[test]
 fn the_tree_is_that_of_the_contract() {
     let (hand_made, id, image) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
+    let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
     assert_eq!(names(&vfs, ""), ["README", "backups", "control", "jobs", "status.json", "volumes"]);
     assert_eq!(names(&vfs, "control"), ["backup", "cancel", "restore"]);
     assert_eq!(names(&vfs, "volumes"), ["local"]);
@@ -124,7 +124,7 @@ fn the_tree_is_that_of_the_contract() {
 #[test]
 fn stat_tells_size_blocks_and_times_of_an_image() {
     let (hand_made, id, image) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     let attributes = attributes(&vfs, &format!("backups/{id}/image"));
     assert_eq!((attributes.kind, attributes.mode), (NodeKind::File, 0o440));
     assert_eq!(attributes.size_bytes, image.len() as u64);
@@ -136,7 +136,7 @@ fn stat_tells_size_blocks_and_times_of_an_image() {
 #[test]
 fn an_image_is_there_while_its_backup_is_readable_and_its_info_always() {
     let (hand_made, id, _) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     for (status, is_readable) in [
         (BackupStatus::Creating, false),
         (BackupStatus::Available, true),
@@ -157,7 +157,7 @@ fn an_image_is_there_while_its_backup_is_readable_and_its_info_always() {
 #[test]
 fn an_open_image_outlives_its_backup() {
     let (hand_made, id, image) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     let entry = find(&vfs, &format!("backups/{id}/image")).unwrap();
     let first = vfs.open(entry.inode, Access::Read, 0).unwrap();
     let second = vfs.open(entry.inode, Access::Read, 0).unwrap();
@@ -182,7 +182,7 @@ fn holes_are_found_through_a_chain() {
     let zeros = vec![0; CHUNK];
     let changes = [(CHUNK + 4096, &change[..]), (4 * CHUNK, &zeros[..])];
     let id = hand_made.incremental(&recipe, image.len(), &changes);
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     assert_eq!(read(&vfs, &format!("backups/{id}/image")), image);
     let inode = find(&vfs, &format!("backups/{id}/image")).unwrap().inode;
     let handle = vfs.open(inode, Access::Read, 0).unwrap().handle;
@@ -216,7 +216,7 @@ fn every_backup_has_one_name_and_keeps_it() {
     let copycat = make(Some(&format!("nightly~{id8}")), 60, 60);
     let long = make(Some(&"n".repeat(300)), 70, 70);
     let long_again = make(Some(&"n".repeat(300)), 80, 80);
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
 
     let links = names(&vfs, "volumes/local/vol");
     assert_eq!(links.len(), 9, "eight backups and `latest`: {links:?}");
@@ -247,7 +247,7 @@ fn volumes_are_found_under_every_name() {
     hand_made.record_only(&Recipe { volume: gone.to_owned(), ..Recipe::default() });
     hand_made.record_only(&Recipe { source: "former", ..Recipe::default() });
     let local = NamedVolumes::new("local", ["a", "x/y", ".", "..", "50%", &long]);
-    let vfs = tree::tree(&hand_made, vec![local.clone()]);
+    let vfs = vfs_tree::tree(&hand_made, vec![local.clone()]);
     assert_eq!(names(&vfs, "volumes"), ["former", "local"]);
     let listed = names(&vfs, "volumes/local");
     assert_eq!(listed.len(), 7);
@@ -271,7 +271,7 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
     hand_made.record_only(&recipe("default", "shared"));
     let sources: Vec<Arc<dyn amberfs::source::Source>> =
         vec![NamedVolumes::new("local", ["empty"]), NamedVolumes::new("rented", ["empty"])];
-    let parts = tree::parts(&hand_made, sources, Arc::default());
+    let parts = vfs_tree::parts(&hand_made, sources, Arc::default());
     let subject = JobSubject { backup: None, volume: None, project: "tenant".to_owned() };
     let job = parts.jobs.submit("backup", subject, Slot::Free, |_| Ok(())).unwrap();
     parts.jobs.wait(job).unwrap();
@@ -306,7 +306,7 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
 #[test]
 fn nothing_but_a_control_file_is_opened_for_writing() {
     let (hand_made, id, _) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     for path in [&format!("backups/{id}/image"), &format!("backups/{id}/info.json"), "README", "status.json"]
     {
         let inode = find(&vfs, path).unwrap().inode;
@@ -318,7 +318,7 @@ fn nothing_but_a_control_file_is_opened_for_writing() {
 #[test]
 fn a_document_is_one_moment_however_long_it_is_read() {
     let (hand_made, id, _) = hand_made_with_image();
-    let vfs = tree::tree(&hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&hand_made, Vec::new());
     let inode = find(&vfs, &format!("backups/{id}/info.json")).unwrap().inode;
     let handle = vfs.open(inode, Access::Read, 0).unwrap().handle;
     let before = read_all(&vfs, handle);
@@ -333,7 +333,7 @@ fn a_listing_goes_on_where_it_was_while_entries_come_and_go() {
     let hand_made = HandMade::new();
     let volumes: Vec<String> = (0..1000).map(|number| format!("v{number:04}")).collect();
     let local = NamedVolumes::new("local", &volumes);
-    let vfs = tree::tree(&hand_made, vec![local.clone()]);
+    let vfs = vfs_tree::tree(&hand_made, vec![local.clone()]);
     let handle = vfs.open_folder(find(&vfs, "volumes/local").unwrap().inode).unwrap();
     let mut seen = Vec::new();
     let mut position = 0;
@@ -362,7 +362,7 @@ fn a_listing_goes_on_where_it_was_while_entries_come_and_go() {
 fn memory_follows_what_the_kernel_knows() {
     let hand_made = HandMade::new();
     let volumes: Vec<String> = (0..100_000).map(|number| format!("volume-{number}")).collect();
-    let vfs = tree::tree(&hand_made, vec![NamedVolumes::new("local", volumes)]);
+    let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", volumes)]);
     let inodes = |vfs: &Vfs| {
         let status: serde_json::Value = serde_json::from_slice(&read(vfs, "status.json")).unwrap();
         status["counts"]["inodes"].as_u64().unwrap()
@@ -392,7 +392,7 @@ fn a_source_that_hangs_keeps_nobody_waiting() {
     let hand_made = HandMade::new();
     hand_made.record_only(&Recipe { volume: "with-backup".to_owned(), ..Recipe::default() });
     let local = NamedVolumes::new("local", ["a"]);
-    let vfs = tree::tree(&hand_made, vec![local.clone()]);
+    let vfs = vfs_tree::tree(&hand_made, vec![local.clone()]);
     let health = |vfs: &Vfs| {
         let status: serde_json::Value = serde_json::from_slice(&read(vfs, "status.json")).unwrap();
         status["health"].as_str().unwrap().to_owned()

@@ -81,7 +81,7 @@ Examples:
   amberfs umount
   amberfs umount /mnt/amberfs")]
 pub struct UmountArgs {
-    /// The mount (default: the one amberfs mount there is)
+    /// The mount (default: $AMBERFS_MOUNT, else the one amberfs mount there is)
     #[arg(value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }

@@ -51,7 +51,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
     let mounted = || Mounted::find(cli.mount.as_deref());
     match cli.command {
         TopCommand::Mount(args) => daemon_commands::mount(args),
-        TopCommand::Umount(args) => umount::run(args.directory.or(cli.mount)),
+        TopCommand::Umount(args) => {
+            umount::run(args.directory.or(cli.mount).or_else(mounted::from_environment))
+        }
         TopCommand::Repo(RepoCommand::Init(args)) => daemon_commands::repo_init(args),
         TopCommand::Repo(RepoCommand::Info(args)) => daemon_commands::repo_info(args),
         TopCommand::Backup(BackupCommand::Create(args)) => backup::create(&mounted()?, args),

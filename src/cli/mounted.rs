@@ -40,11 +40,15 @@ pub struct VolumeFolder {
     pub latest: Option<String>,
 }
 
+/// Returns the mount that `$AMBERFS_MOUNT` names.
+pub fn from_environment() -> Option<PathBuf> {
+    std::env::var_os("AMBERFS_MOUNT").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
 impl Mounted {
     /// Finds the mount: the one that is named, else `$AMBERFS_MOUNT`, else the only one.
     pub fn find(named: Option<&Path>) -> Result<Self, CliError> {
-        let from_environment = || std::env::var_os("AMBERFS_MOUNT").filter(|dir| !dir.is_empty());
-        let root = match named.map(PathBuf::from).or_else(|| from_environment().map(PathBuf::from)) {
+        let root = match named.map(PathBuf::from).or_else(from_environment) {
             Some(root) => root,
             None => only_mount()?,
         };

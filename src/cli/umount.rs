@@ -7,12 +7,16 @@ use std::{fs, thread};
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use serde_json::Value;
 
 use super::error::CliError;
 use super::mount_table;
 
 /// The mount leaves the table with the call, but for a daemon that is mounted in several namespaces.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// Jobs that a stop meets in the middle of a request take a while.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+const POLLED_EVERY: Duration = Duration::from_millis(20);
 
 pub fn run(named: Option<PathBuf>) -> Result<(), CliError> {
     let mounts = mount_table::amberfs_mounts()?;
@@ -27,6 +31,7 @@ pub fn run(named: Option<PathBuf>) -> Result<(), CliError> {
     if before == 0 {
         return Err(failed("no amberfs is mounted there".to_owned()));
     }
+    let daemon = daemon_pid(&path);
     match unmount(&path, UnmountFlags::NOFOLLOW) {
         Ok(()) => {}
         Err(Errno::BUSY) => {
@@ -43,9 +48,31 @@ pub fn run(named: Option<PathBuf>) -> Result<(), CliError> {
         if Instant::now() >= deadline {
             return Err(failed(format!("it is still mounted after {} seconds", GONE_WITHIN.as_secs())));
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(POLLED_EVERY);
     }
+    wait_for_end_of(daemon);
     Ok(())
+}
+
+/// Returns who serves the mount; `None` when it does not answer any more, or is not ours to read.
+fn daemon_pid(path: &Path) -> Option<u64> {
+    let status: Value = serde_json::from_slice(&fs::read(path.join("status.json")).ok()?).ok()?;
+    status.get("pid")?.as_u64()
+}
+
+/// Waits until the daemon has let go of its repository, so that the next `amberfs mount` gets it. One that takes long
+/// to stop its jobs is left to it.
+fn wait_for_end_of(daemon: Option<u64>) {
+    let Some(pid) = daemon else { return };
+    let is_daemon = || {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        // The name of a process that has ended and that nobody has waited for yet is still there, its memory is not.
+        name.trim_end() == "amberfs" && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+    };
+    let deadline = Instant::now() + ENDED_WITHIN;
+    while is_daemon() && Instant::now() < deadline {
+        thread::sleep(POLLED_EVERY);
+    }
 }
 
 fn only(mounts: &[PathBuf]) -> Result<PathBuf, CliError> {

@@ -7,6 +7,7 @@ mod errno;
 mod error;
 mod mountpoint;
 mod pool;
+mod server;
 mod session;
 
 pub use error::FuseError;

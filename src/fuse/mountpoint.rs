@@ -29,7 +29,8 @@ pub(super) struct Device {
 /// Detaches what dead daemons left, and returns the path of a directory that can be mounted on.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, FuseError> {
     for _ in 0..STALE_MAX {
-        match fs::metadata(path) {
+        // Opened, not looked at: of a mount whose daemon was killed a moment ago the kernel still knows the attributes.
+        match fs::read_dir(path) {
             Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => detach_stale(path)?,
             _ => break,
         }

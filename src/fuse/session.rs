@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::FuseError;
-use super::adapter::Adapter;
 use super::mountpoint::{self, Device};
+use super::server::Server;
 use crate::vfs::Vfs;
 
 /// What stands in the mount table in front of the mountpoint, and behind `fuse.` as its type.
@@ -51,9 +51,9 @@ pub enum Unmounted {
 /// Mounts the tree; it is served when this returns.
 pub fn mount(vfs: Arc<Vfs>, options: FuseOptions) -> Result<FuseSession, FuseError> {
     let mountpoint = mountpoint::prepare(&options.mountpoint)?;
-    let adapter = Adapter::new(vfs).map_err(|source| FuseError::Threads { source })?;
+    let server = Server::new(vfs).map_err(|source| FuseError::Threads { source })?;
     let failed = |source| FuseError::Mount { path: mountpoint.clone(), source };
-    let mut session = Session::new(adapter, &mountpoint, &config(&options)).map_err(failed)?;
+    let mut session = Session::new(server, &mountpoint, &config(&options)).map_err(failed)?;
     let unmounter = Mutex::new(session.unmount_callable());
     let (serving, ended) = bounded::<()>(0);
     let serve = move || {

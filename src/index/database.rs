@@ -3,6 +3,8 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::bucket::{self, BucketEntry, PackNumber};
 use super::{IndexError, IndexedPack};
@@ -12,6 +14,10 @@ use crate::types::{ChunkId, PackId, RepositoryId};
 const VERSION: u32 = 1;
 const OWNER_KEY: &[u8] = b"owner";
 const NEXT_NUMBER_KEY: &[u8] = b"next-pack-number";
+
+/// Five seconds in all: the lock of another process stays longer, and then it is an error.
+const LOCK_TRIES: u32 = 100;
+const LOCK_TRIED_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Database {
     path: PathBuf,
@@ -28,7 +34,7 @@ impl Database {
         repository: RepositoryId,
         cache_bytes: u64,
     ) -> Result<Self, IndexError> {
-        let why = match Self::open(path, cache_bytes) {
+        let why = match Self::open_unlocked(path, cache_bytes) {
             Ok(database) => match database.claim(repository) {
                 Ok(true) => return Ok(database),
                 Ok(false) => "it is of another repository or version".to_owned(),
@@ -49,6 +55,18 @@ impl Database {
             true => Ok(database),
             false => Err(database.unusable("an empty index has an owner")),
         }
+    }
+
+    /// Opens the database; one that is locked is tried again for a while: sled's own threads may keep the lock for a
+    /// moment after it was closed.
+    fn open_unlocked(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        for _ in 0..LOCK_TRIES {
+            match Self::open(path, cache_bytes) {
+                Err(error) if is_locked(&error) => thread::sleep(LOCK_TRIED_EVERY),
+                opened => return opened,
+            }
+        }
+        Self::open(path, cache_bytes)
     }
 
     fn open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {

@@ -14,14 +14,26 @@ pub struct VolumeSelection {
 
 impl Operations {
     /// Finds the one volume that `text` means.
+    ///
+    /// Who names the source means it: the others, which may be far away or out of reach, are asked only when it has
+    /// no such volume.
     pub fn select_volume(&self, text: &str) -> Result<VolumeSelection, Refusal> {
+        if let Some((source, name)) = self.qualified(text) {
+            match source.volume(&name) {
+                Ok(volume) => return Ok(VolumeSelection { source: Arc::clone(source), volume }),
+                Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let mut found = Vec::new();
         let mut unavailable = None;
-        for (source, name) in self.readings(text) {
-            match source.volume(&name) {
-                Ok(volume) => found.push(VolumeSelection { source: Arc::clone(source), volume }),
-                Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
-                Err(error) => unavailable = Some(error),
+        if let Ok(name) = text.parse::<VolumeName>() {
+            for source in self.sources.iter() {
+                match source.volume(&name) {
+                    Ok(volume) => found.push(VolumeSelection { source: Arc::clone(source), volume }),
+                    Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
+                    Err(error) => unavailable = unavailable.or(Some(error)),
+                }
             }
         }
         if found.is_empty() {
@@ -38,20 +50,19 @@ impl Operations {
                 );
                 Err(Refusal::new(RefusalKind::AmbiguousName, sentence))
             }
-            // It may live in the source that cannot be asked now: that is not "not found".
-            (None, _, Some(error)) => Err(error.into()),
-            (None, _, None) => Err(self.no_such_volume(text)),
+            // It may live in the source that cannot be asked now: that is not "not found". But who named a source
+            // that answers got that source's answer.
+            (None, _, Some(error)) if self.qualified(text).is_none() => Err(error.into()),
+            (None, ..) => Err(self.no_such_volume(text)),
         }
     }
 
-    /// Returns the places that a text can name: a name may hold slashes, so both readings are looked up.
-    fn readings(&self, text: &str) -> Vec<(&Arc<dyn Source>, VolumeName)> {
-        let whole = self.sources.iter().filter_map(|source| Some((source, text.parse().ok()?)));
-        let qualified = self.sources.iter().filter_map(|source| {
+    /// Reads `SOURCE/NAME`.
+    pub(super) fn qualified(&self, text: &str) -> Option<(&Arc<dyn Source>, VolumeName)> {
+        self.sources.iter().find_map(|source| {
             let rest = text.strip_prefix(source.name().as_str())?.strip_prefix('/')?;
             Some((source, rest.parse().ok()?))
-        });
-        qualified.chain(whole).collect()
+        })
     }
 
     /// Looks among the volumes that have backups only: no source can be asked for an id.

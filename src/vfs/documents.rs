@@ -93,6 +93,7 @@ impl Vfs {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             health: if sources.iter().all(|source| source.error.is_none()) { "ok" } else { "degraded" },
+            pid: std::process::id(),
             started_at: self.started_at,
             repository: RepositoryStatus {
                 id: self.repository.header().id,
@@ -126,6 +127,8 @@ struct Status<'a> {
     version: &'static str,
     /// `ok`, or `degraded` when a source does not answer.
     health: &'static str,
+    /// Of the daemon, so that who unmounts can wait for its end.
+    pid: u32,
     started_at: Timestamp,
     repository: RepositoryStatus<'a>,
     index: IndexStatus,

@@ -64,24 +64,14 @@ impl Node {
         }
     }
 
-    /// Returns the folder that a folder is in. Links and files are never asked.
+    /// Returns the folder that a folder is in. What is no folder is not asked.
     pub fn parent(&self) -> Self {
+        debug_assert_eq!(self.kind(), NodeKind::Folder);
         match self {
             Self::SourceFolder(_) => Self::VolumesFolder,
-            Self::VolumeFolder(source, _) | Self::LatestLink(source, _) => Self::SourceFolder(source.clone()),
+            Self::VolumeFolder(source, _) => Self::SourceFolder(source.clone()),
             Self::BackupFolder(_) => Self::BackupsFolder,
-            Self::Image(id) | Self::Info(id) | Self::Record(id) | Self::BackupLink(id) => {
-                Self::BackupFolder(*id)
-            }
-            Self::Control(_) => Self::ControlFolder,
-            Self::Job(_) => Self::JobsFolder,
-            Self::Root
-            | Self::Readme
-            | Self::Status
-            | Self::ControlFolder
-            | Self::VolumesFolder
-            | Self::BackupsFolder
-            | Self::JobsFolder => Self::Root,
+            _ => Self::Root,
         }
     }
 

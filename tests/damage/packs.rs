@@ -125,6 +125,8 @@ fn a_pack_that_goes_or_is_cut_while_the_repository_is_open_is_not_counted_on() {
                 let engine = history.open();
                 if read_before {
                     history.assert_whole(&engine);
+                    // That a pack was there for an earlier backup says nothing for the next one.
+                    engine.backup(crate::support::engine::full("v"));
                 }
                 match length {
                     None => std::fs::remove_file(&path).unwrap(),
@@ -214,4 +216,34 @@ fn a_chunk_that_two_packs_have_is_read_from_the_good_one() {
             history.assert_whole(&engine);
         }
     }
+}
+
+#[test]
+fn a_writer_that_counted_on_a_pack_does_not_finish_when_it_is_found_damaged_meanwhile() {
+    let history = History::new();
+    let (pack, entries) = history.packs().remove(0);
+    let engine = history.open();
+    let store = engine.operations.repository().store();
+    let bytes = &history.images[0][..CHUNK];
+    let id = ChunkId::of(bytes);
+    let entry = entries.iter().find(|entry| entry.id == id).unwrap();
+    for is_damaged in [false, true] {
+        let mut writer = store.writer();
+        writer.add(store.prepare(bytes).unwrap()).unwrap();
+        if is_damaged {
+            flip_bit(&history.path(ObjectName::Pack(pack)), entry.offset as usize);
+            assert!(store.load(id).is_err());
+        }
+        let finished = writer.finish();
+        if is_damaged {
+            let error = finished.unwrap_err();
+            assert!(matches!(error, StoreError::PackDamaged { pack: of } if of == pack), "{error:?}");
+        } else {
+            assert_eq!(finished.unwrap().chunk_count, 0, "it is there already");
+        }
+    }
+    let mut writer = store.writer();
+    writer.add(store.prepare(bytes).unwrap()).unwrap();
+    assert_eq!(writer.finish().unwrap().chunk_count, 1, "the next one stores it again");
+    assert_eq!(*store.load(id).unwrap(), *bytes);
 }

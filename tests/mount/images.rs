@@ -136,6 +136,19 @@ fn many_readers_at_any_offset_read_the_same() {
 }
 
 #[test]
+fn a_damaged_chunk_is_an_error_where_it_is_and_nowhere_else() {
+    let fixture = fixture(volume());
+    // The bytes do not compress, so this is in the first chunk.
+    fixture.mounted.hand_made.damage_pack(30_000);
+    let image = format!("backups/{}/image", fixture.id);
+    fixture.mounted.fails(&format!("dd if={image} bs=4096 count=1"), "Input/output error");
+    fixture.mounted.fails(&format!("dd if={image} bs=1M count=1 iflag=direct"), "Input/output error");
+    fixture.mounted.fails(&format!("cat {image} > /dev/null"), "Input/output error");
+    let skip = format!("cmp --ignore-initial={CHUNK} {image} {}", fixture.original.display());
+    fixture.mounted.sh(&skip);
+}
+
+#[test]
 fn nobody_writes_to_an_image_or_changes_the_tree() {
     let fixture = fixture(volume());
     let folder = format!("backups/{}", fixture.id);

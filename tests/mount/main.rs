@@ -42,7 +42,7 @@ impl Mounted {
 
     fn with_sources(hand_made: HandMade, sources: Vec<Arc<dyn Source>>) -> Self {
         let runner = Arc::new(Echo::default());
-        let parts = tree::parts(&hand_made, sources, Arc::clone(&runner));
+        let parts = vfs_tree::parts(&hand_made, sources, Arc::clone(&runner));
         Self::with_parts(hand_made, runner, parts)
     }
 

@@ -35,7 +35,7 @@ fn an_unmount_ends_everything_and_the_mountpoint_can_be_used_again() {
     assert_eq!(mounted.session.unmount(), Unmounted::Gone);
     assert!(!is_in_the_table(&mounted));
     assert_eq!(std::fs::read_dir(&mounted.root).unwrap().count(), 0);
-    let vfs = tree::tree(&mounted.hand_made, Vec::new());
+    let vfs = vfs_tree::tree(&mounted.hand_made, Vec::new());
     let again = fuse::mount(vfs, options(&mounted.root)).unwrap();
     assert!(mounted.path("README").exists());
     assert_eq!(again.unmount(), Unmounted::Gone);
@@ -71,8 +71,9 @@ fn a_mount_that_is_dropped_is_unmounted() {
 #[test]
 fn what_is_no_empty_directory_is_refused() {
     let mounted = Mounted::new(HandMade::new());
-    let mount =
-        |path: &std::path::Path| fuse::mount(tree::tree(&mounted.hand_made, Vec::new()), options(path)).err();
+    let mount = |path: &std::path::Path| {
+        fuse::mount(vfs_tree::tree(&mounted.hand_made, Vec::new()), options(path)).err()
+    };
     assert!(matches!(mount(&mounted.root), Some(FuseError::NotEmpty { .. })), "a mount is there already");
     assert!(matches!(mount(&mounted.path("README")), Some(FuseError::NotADirectory { .. })));
     assert!(matches!(mount(&mounted.scratch("none")), Some(FuseError::Mountpoint { .. })));
@@ -94,7 +95,7 @@ fn what_a_dead_daemon_left_is_detached_first() {
     }
     let error = std::fs::metadata(&mountpoint).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
-    let session = fuse::mount(tree::tree(&mounted.hand_made, Vec::new()), options(&mountpoint)).unwrap();
+    let session = fuse::mount(vfs_tree::tree(&mounted.hand_made, Vec::new()), options(&mountpoint)).unwrap();
     assert!(mountpoint.join("README").exists());
     assert_eq!(session.unmount(), Unmounted::Gone);
     assert_eq!(std::fs::read_dir(&mountpoint).unwrap().count(), 0, "nothing lies below");

@@ -48,7 +48,7 @@ fn every_program_reads_a_text_whole() {
     let hand_made = HandMade::new();
     let id = hand_made.full(&Recipe::named("first"), &pattern(1, 1000));
     let runner = std::sync::Arc::default();
-    let parts = tree::parts(&hand_made, Vec::new(), std::sync::Arc::clone(&runner));
+    let parts = vfs_tree::parts(&hand_made, Vec::new(), std::sync::Arc::clone(&runner));
     let subject = JobSubject { backup: None, volume: None, project: "default".to_owned() };
     let job = parts.jobs.submit("backup", subject, Slot::Free, |_| Ok(())).unwrap();
     parts.jobs.wait(job).unwrap();
@@ -99,7 +99,7 @@ fn a_hundred_thousand_entries_are_listed_quickly() {
     let hand_made = HandMade::new();
     let names: Vec<String> = (0..100_000).map(|number| format!("volume-{number:06}")).collect();
     let mut mounted_parts =
-        tree::parts(&hand_made, vec![NamedVolumes::new("local", &names)], Default::default());
+        vfs_tree::parts(&hand_made, vec![NamedVolumes::new("local", &names)], Default::default());
     mounted_parts.listing_times.fresh = Duration::from_secs(60);
     let mounted = Mounted::with_parts(hand_made, Default::default(), mounted_parts);
     let started = Instant::now();

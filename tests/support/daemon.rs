@@ -162,7 +162,7 @@ impl Daemon {
     /// Says something that is refused; checks the errno and the name, and returns the sentence.
     pub fn refused(&self, file: &str, text: &str, errno: rustix::io::Errno, name: &str) -> String {
         let said = self.say(file, text);
-        let error = said.write.expect_err("the command was accepted");
+        let error = said.write.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()), "{text:?}: {}", said.answer);
         let sentence = said.answer.strip_prefix(&format!("error: {name}: "));
         sentence.unwrap_or_else(|| panic!("another error: {}", said.answer)).trim_end().to_owned()

@@ -59,9 +59,7 @@ impl Engine {
 
     /// Ends the jobs, as the daemon does, and lets the repository go.
     pub fn close(self) -> PathBuf {
-        let left = self.operations.shut_down(Instant::now() + Duration::from_secs(30));
-        assert_eq!(left, 0, "a job does not stop");
-        self.repository
+        self.repository.clone()
     }
 
     /// Backs up and waits; the backup is available.
@@ -88,6 +86,13 @@ impl Engine {
         bytes.truncate(length);
         assert_eq!(length as u64, image.size_bytes());
         bytes
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let left = self.operations.shut_down(Instant::now() + Duration::from_secs(30));
+        assert!(left == 0 || std::thread::panicking(), "a job does not stop");
     }
 }
 

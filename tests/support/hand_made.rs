@@ -1,5 +1,6 @@
 //! A repository whose backups are made by hand, extent by extent, without a source: for tests of whoever reads them.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use amberfs::catalog::{BackupRecord, BackupStatus};
@@ -13,7 +14,7 @@ pub const CHUNK: usize = 64 << 10;
 
 pub struct HandMade {
     pub repository: Arc<Repository>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A backup that is to be made.
@@ -59,7 +60,25 @@ impl HandMade {
         let compression = Compression::Zstd { level: 1 };
         let options = RepositoryOptions { index: None, compression, cache_bytes: 64 << 20 };
         let repository = Arc::new(Repository::open(&location, &options).unwrap());
-        Self { repository, _folder: folder }
+        Self { repository, folder }
+    }
+
+    /// Changes a byte of the repository's only pack.
+    pub fn damage_pack(&self, offset: u64) {
+        let packs = self.folder.path().join("repository/packs");
+        let mut files = Vec::new();
+        let mut folders = vec![packs];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        let [pack] = files.as_slice() else { panic!("{files:?}") };
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(pack).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
     }
 
     /// Makes a full backup of an image; chunks of zeros are holes.

@@ -1,3 +1,5 @@
+//! Tests of the queue: order, limits, cancelling, shutting down.
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};

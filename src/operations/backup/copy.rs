@@ -10,7 +10,7 @@ use super::assemble::Assembler;
 use super::plan::{self, Span, Strategy};
 use super::work::{Item, Worker};
 use crate::jobs::{Budget, JobControl, JobEnd, Lease, Stop};
-use crate::types::Refusal;
+use crate::types::{Refusal, RefusalKind};
 
 /// Spans between plan and assemble: keeps all threads busy while one span takes long.
 const SPANS_UNDER_WAY_MAX: usize = 16;
@@ -56,7 +56,10 @@ pub(super) fn copy(
         drop((task_receiver, results));
         let assembled = assemble_spans(assembler, control, result_receiver, &token_returns);
         drop(token_returns);
-        let planned = planning.join().unwrap_or(Err(JobEnd::Stopped(Stop::Shutdown)));
+        let planned = planning.join().unwrap_or_else(|_| {
+            Err(Refusal::new(RefusalKind::Failed, "a fault in the planning of the backup; the log has more")
+                .into())
+        });
         // A failed assembly makes the plan stop: it is the one to tell.
         assembled.and(planned)
     })

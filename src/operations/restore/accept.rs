@@ -12,6 +12,10 @@ use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
 use crate::types::{Refusal, RefusalKind, SourceName, VolumeMetadata, VolumeName};
 
+/// So much of a name stays when the time is appended: the whole then fits into the 255 bytes of a file name, with its
+/// ending.
+const STEM_BYTES_MAX: usize = 220;
+
 /// Where a restore will write.
 pub(super) enum Target {
     /// A new volume, and the name that it gets in the end.
@@ -164,21 +168,15 @@ impl Operations {
         volume_type: Option<&VolumeType>,
         to: Option<&str>,
     ) -> Result<Target, Refusal> {
-        let qualified = to.and_then(|to| {
-            self.sources.iter().find_map(|source| {
-                let name = to.strip_prefix(source.name().as_str())?.strip_prefix('/')?;
-                Some((source.name().clone(), name))
-            })
-        });
-        let (to_source, to_name) = match qualified {
-            Some((source, name)) => (Some(source), Some(name)),
-            None => (None, to),
-        };
+        let qualified = to.and_then(|to| self.qualified(to));
+        let to_source = qualified.as_ref().map(|(source, _)| source.name().clone());
+        let to_name =
+            qualified.map(|(_, name)| name).map_or_else(|| to.map(str::to_owned), |name| Some(name.into()));
         let source = self.target_source(request, record, volume_type, to_source)?;
-        let named = to_name.or(request.name.as_deref());
+        let named = to_name.or_else(|| request.name.clone());
         let name = match named {
             Some(name) => {
-                let name = parse_volume_name(name)?;
+                let name = parse_volume_name(&name)?;
                 if exists(source.as_ref(), &name)? {
                     let sentence = format!("a volume {:?} exists in source {}", name.as_str(), source.name());
                     return Err(Refusal::new(RefusalKind::VolumeExists, sentence));
@@ -231,7 +229,13 @@ impl Operations {
             return Ok(wanted.clone());
         }
         let time = clock::now().to_string().replace(['-', ':'], "");
-        let name = parse_volume_name(&format!("{wanted}-{time}"))?;
+        let stem: String = wanted
+            .as_str()
+            .char_indices()
+            .take_while(|(start, c)| start + c.len_utf8() <= STEM_BYTES_MAX)
+            .map(|(_, c)| c)
+            .collect();
+        let name = parse_volume_name(&format!("{stem}-{time}"))?;
         if self.is_free(source, &name)? {
             return Ok(name);
         }
