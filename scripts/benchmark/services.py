@@ -49,7 +49,7 @@ class Daemon:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
-            self.peaks.append((peak_memory(self.process.pid), self.limit))
+            self.peaks.append((peak_memory(self.process.pid), self.limit, os.path.basename(self.folder)))
         end(self.process, 120)
         subprocess.run(["umount", "-l", self.mount], stderr=subprocess.DEVNULL)
 
@@ -93,10 +93,10 @@ class Daemon:
             return json.load(file)
 
     def decode_limit(self, backup):
-        """Bytes per second that one thread decodes of this backup's chunks, from memory."""
+        """Bytes and CPU seconds of one thread that decodes this backup's chunks, from memory."""
         line = run("cargo", "bench", "--quiet", "--bench", "decode_limit", "--", self.repository, backup, cwd=ROOT)
         fields = dict(pair.split("=") for pair in line.split())
-        return int(fields["plain_bytes"]) / float(fields["seconds"])
+        return int(fields["plain_bytes"]), float(fields["cpu_seconds"])
 
 
 class Ceph:

@@ -3,6 +3,7 @@
 //! A chunk is written once, into a pack; it can be loaded as soon as its pack is published. Manifests, which say
 //! what chunks an image is made of, are written and read here too: they are paged like packs are.
 
+mod buffer;
 mod cache;
 mod error;
 mod manifest_reader;
@@ -16,6 +17,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
 pub use error::StoreError;
 pub use manifest_reader::{ManifestReader, PageCache};
@@ -23,6 +25,8 @@ pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
 
 use trust::Trust;
+
+use buffer::BufferPool;
 
 use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
@@ -33,9 +37,7 @@ use crate::types::ChunkId;
 const REPORTED_MAX: usize = 10_000;
 
 /// The bytes of a chunk, checked.
-///
-/// A vector and not a slice: what was decoded is kept where it is, and not copied once more.
-pub type ChunkBytes = Arc<Vec<u8>>;
+pub type ChunkBytes = Arc<PooledBytes>;
 
 thread_local! {
     /// Stored bytes on their way to the decoder; at most a chunk's.
@@ -46,6 +48,7 @@ pub struct ChunkStore {
     objects: Arc<dyn ObjectStore>,
     index: ChunkIndex,
     cache: LoadingCache<ChunkId, ChunkBytes>,
+    buffers: Arc<BufferPool>,
     compression: Compression,
     reported: Mutex<HashSet<ChunkId>>,
     trust: Trust,
@@ -64,7 +67,8 @@ impl ChunkStore {
         let store = Self {
             objects,
             index,
-            cache: LoadingCache::new(cache_bytes, |chunk: &ChunkBytes| chunk.len() as u64),
+            cache: LoadingCache::new(cache_bytes, |chunk: &ChunkBytes| chunk.memory_bytes()),
+            buffers: Arc::default(),
             compression,
             reported: Mutex::new(HashSet::new()),
             trust: Trust::default(),
@@ -102,8 +106,8 @@ impl ChunkStore {
     pub fn load(&self, id: ChunkId) -> Result<ChunkBytes, Arc<StoreError>> {
         self.cache.get_or_load(id, || {
             self.try_places(id, |place| {
-                let mut plain = vec![0; place.plain_length as usize];
-                self.decode(id, place, &mut plain)?;
+                let mut plain = self.buffers.take(place.plain_length as usize);
+                self.decode(id, place, plain.as_mut_slice())?;
                 Ok(Arc::new(plain))
             })
         })
