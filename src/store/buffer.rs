@@ -3,6 +3,7 @@
 //! Chunks are loaded by one thread and evicted by another all the time. Given back to the allocator, their memory
 //! is cut up for small things, and the process grows to several times the cache's bytes.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,6 +46,12 @@ impl Deref for PooledBytes {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl fmt::Debug for PooledBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
     }
 }
 

@@ -208,7 +208,7 @@ fn a_chunk_that_two_packs_have_is_read_from_the_good_one() {
             let loaded = store.load(id);
             assert_eq!(loaded.is_ok(), damaged.len() == 1, "{damaged:?}");
             if let Ok(loaded) = loaded {
-                assert_eq!(*loaded, bytes);
+                assert_eq!(loaded[..], bytes[..]);
                 assert!(store.contains(id).unwrap(), "the good one counts");
             } else {
                 assert!(!store.contains(id).unwrap(), "none counts");
@@ -245,5 +245,5 @@ fn a_writer_that_counted_on_a_pack_does_not_finish_when_it_is_found_damaged_mean
     let mut writer = store.writer();
     writer.add(store.prepare(bytes).unwrap()).unwrap();
     assert_eq!(writer.finish().unwrap().chunk_count, 1, "the next one stores it again");
-    assert_eq!(*store.load(id).unwrap(), *bytes);
+    assert_eq!(store.load(id).unwrap()[..], *bytes);
 }
