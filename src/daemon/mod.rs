@@ -20,6 +20,7 @@ pub use options::{MountOptions, RepoInfoOptions, RepoInitOptions};
 
 use crate::format::header::{CHUNK_SIZE_DEFAULT, RepositoryHeader};
 use crate::repository::{Location, Repository};
+use crate::sysio::allocator;
 use crate::types::ByteSize;
 
 /// Runs the daemon until it is told to end; with `daemon` returns when the detached process serves the mount.
@@ -27,6 +28,7 @@ pub fn mount(options: &MountOptions) -> Result<(), DaemonError> {
     if options.daemon && !detach::is_detached() {
         return detach::spawn();
     }
+    allocator::limit_arenas();
     logging::start();
     serve::run(options)
 }

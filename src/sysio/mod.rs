@@ -1,5 +1,6 @@
 //! The operating system: durable files, locks, leases, holes, clocks. No word of the domain.
 
+pub mod allocator;
 pub mod atomic;
 pub mod attribute;
 pub mod clock;
