@@ -1,7 +1,8 @@
 //! Where volumes live. A [`Source`] lists volumes, takes [`Snapshot`]s of them, and makes and fills volumes through
 //! [`VolumeWriter`]s. Knows nothing of backups.
 //!
-//! `tests/source_contract.rs` holds every implementation to what is written here.
+//! `tests/source_contract/` holds directories to what is written here; RBD is held to it by `tests/rbd_source.rs`,
+//! `rbd_diff.rs` and `rbd_faults.rs`, which do not share that suite yet.
 
 mod error;
 mod registry;
