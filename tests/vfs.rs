@@ -97,7 +97,8 @@ fn the_tree_is_that_of_the_contract() {
     let (hand_made, id, image) = hand_made_with_image();
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
     assert_eq!(names(&vfs, ""), ["README", "backups", "control", "jobs", "status.json", "volumes"]);
-    assert_eq!(names(&vfs, "control"), ["backup", "cancel", "restore"]);
+    let commands = ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
+    assert_eq!(names(&vfs, "control"), commands);
     assert_eq!(names(&vfs, "volumes"), ["local"]);
     assert_eq!(names(&vfs, "volumes/local"), ["other", "vol"]);
     assert_eq!(names(&vfs, "volumes/local/vol"), ["first", "latest"]);
@@ -116,7 +117,7 @@ fn the_tree_is_that_of_the_contract() {
     let status: serde_json::Value = serde_json::from_slice(&read(&vfs, "status.json")).unwrap();
     assert_eq!(status["counts"]["backups"]["available"], 1);
     assert!(String::from_utf8(read(&vfs, "README")).unwrap().contains("control/backup"));
-    for path in ["none", "control/delete", "volumes/rbd", "volumes/local/none", "backups/1", "jobs/1"] {
+    for path in ["none", "control/none", "volumes/rbd", "volumes/local/none", "backups/1", "jobs/1"] {
         assert!(is_missing(&vfs, path), "{path}");
     }
 }
