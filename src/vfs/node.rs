@@ -86,6 +86,7 @@ impl Node {
             | Self::VolumesFolder
             | Self::BackupsFolder
             | Self::JobsFolder => LONG,
+            // Who has seen a delete end, or a name change, finds it so at once.
             Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
@@ -94,7 +95,7 @@ impl Node {
             | Self::Image(_)
             | Self::Info(_)
             | Self::Record(_)
-            | Self::Job(_) => SHORT,
+            | Self::Job(_) => Duration::ZERO,
         }
     }
 
