@@ -5,6 +5,7 @@
 
 mod info;
 mod project;
+mod retention;
 mod select;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +16,9 @@ pub use crate::format::record::{
 };
 pub use info::BackupInfo;
 pub use project::{Project, Quota};
+pub use retention::{
+    Retention, RetentionAction, RetentionCandidate, RetentionDecision, RetentionReason, RetentionRule,
+};
 
 use crate::format::{FormatError, document};
 use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
