@@ -53,6 +53,7 @@ impl Tree {
             "id": id, "name": name, "status": "available", "source": source, "volume_name": "myvol10",
             "volume_id": format!("{source}-1"), "size": 10, "is_incremental": false, "created_at": time,
             "data_timestamp": time, "project": "default", "container": "dir:/b", "stored_bytes": 4096,
+            "protected": false,
         });
         info.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         fs::create_dir(self.path("backups").join(id)).unwrap();
@@ -166,6 +167,8 @@ fn filters_order_and_pages_select_backups() {
     assert_eq!(names(&["--volume", "rbd/myvol10"]), ["tuesday", "monday"]);
     assert_eq!(names(&["--volume", "local-1"]), ["other"]);
     assert_eq!(names(&["--name", "monday"]), ["monday"]);
+    assert_eq!(names(&["--property", "k=v w"]), ["other"]);
+    assert!(names(&["--property", "k=v w", "--property", "k=x"]).is_empty());
     assert!(names(&["--status", "error"]).is_empty());
     assert!(names(&["--project", "elsewhere"]).is_empty());
     assert_eq!(names(&["--all-projects", "--sort", "created_at"]), ["monday", "tuesday", "other"]);
@@ -253,6 +256,100 @@ fn jobs_are_listed_in_their_order_and_shown_whole() {
 }
 
 #[test]
+fn quotas_are_shown_as_openstack_shows_their_usage() {
+    let tree = Tree::new();
+    let quota = |project: &str, used: Value, limit: i64| {
+        let one = json!({"limit": limit, "used": used});
+        json!({"project": project, "backups": one, "backup_gigabytes": {"limit": -1, "used": 31},
+            "volumes": {"limit": 10, "used": null}, "gigabytes": {"limit": 1000, "used": 0},
+            "stored_bytes": 123_456})
+        .to_string()
+    };
+    assert_eq!(tree.ok(&["quota", "show"]), "");
+    fs::create_dir(tree.path("quotas")).unwrap();
+    tree.write("quotas/web", &quota("web", json!(3), 10));
+    let expected = "\
++------------------+--------+-------+
+| Resource         | In Use | Limit |
++------------------+--------+-------+
+| backups          | 3      | 10    |
+| backup_gigabytes | 31     | -1    |
+| volumes          | None   | 10    |
+| gigabytes        | 0      | 1000  |
+| stored_bytes     | 123456 | -1    |
++------------------+--------+-------+
+";
+    assert_eq!(tree.ok(&["quota", "show"]), expected, "the only one that is visible");
+    tree.write("quotas/db", &quota("db", json!(0), 5));
+    assert_eq!(tree.ok(&["quota", "show", "web"]), expected);
+    let columns = ["-f", "value", "-c", "Project", "-c", "Resource", "-c", "Limit"];
+    let all = tree.ok(&[&["quota", "show"], columns.as_slice()].concat());
+    let backups: Vec<_> = all.lines().filter(|line| line.starts_with("backups ")).collect();
+    assert_eq!((all.lines().count(), backups), (10, vec!["backups 5 db", "backups 10 web"]));
+    let (status, output, error) = tree.run(&["quota", "show", "../jobs/9"]);
+    assert_eq!((status, output.as_str()), (1, ""));
+    assert!(error.starts_with("error: NotAuthorized: there is no project \"../jobs/9\""), "{error}");
+}
+
+#[test]
+fn a_dry_run_of_prune_shows_what_would_be_done_and_why() {
+    let tree = Tree::new();
+    let expected = "\
++--------------------------------------+----------------+---------------+-----------------------------+---------+------------------+
+| ID                                   | Name           | Volume        | Data Timestamp              | Action  | Reason           |
++--------------------------------------+----------------+---------------+-----------------------------+---------+------------------+
+| aaaaaaaa-0000-4000-8000-000000000003 | we \\u{1b}[31m\u{fc} | local/myvol10 | 2026-11-18T02:00:00.000000Z | keep    | daily            |
+| 9027e97a-1111-4000-8000-000000000002 | tuesday        | rbd/myvol10   | 2026-11-17T02:00:00.000000Z | flatten | daily            |
+| 9027e97a-0000-4000-8000-000000000001 | monday         | rbd/myvol10   | 2026-11-16T02:00:00.000000Z | delete  | no rule keeps it |
++--------------------------------------+----------------+---------------+-----------------------------+---------+------------------+
+";
+    assert_eq!(tree.ok(&["backup", "prune", "--keep-daily", "1", "--dry-run"]), expected);
+    let prune = |arguments: &[&str]| {
+        let all = ["backup", "prune", "--dry-run", "-f", "value", "-c", "Action"];
+        tree.run(&[all.as_slice(), arguments].concat())
+    };
+    let of_one = prune(&["--keep-last", "2", "--volume", "rbd/myvol10"]);
+    assert_eq!(of_one, (0, "keep\nkeep\n".to_owned(), String::new()));
+    assert_eq!(prune(&["--keep-last", "1", "--project", "elsewhere"]), (0, String::new(), String::new()));
+
+    let (status, output, error) = prune(&["--keep-last", "1", "--volume", "myvol10"]);
+    assert_eq!((status, output.as_str()), (1, ""));
+    assert!(error.starts_with("error: AmbiguousName: \"myvol10\" names 2 volumes: "), "{error}");
+    let (status, _, error) = prune(&["--keep-last", "1", "--volume", "nothing"]);
+    assert!(status == 1 && error.starts_with("error: VolumeNotFound: "), "{error}");
+    for no_rule in [&[][..], &["--keep-last", "0", "--keep-yearly", "0"]] {
+        let (status, output, error) = prune(no_rule);
+        assert_eq!((status, output.as_str()), (2, ""));
+        assert!(error.starts_with("error: no rule keeps anything, so that all backups would go"), "{error}");
+    }
+    // Who does not see all backups does not know what leans on what.
+    tree.write(&format!("backups/{TUESDAY}/info.json"), "{");
+    let (status, output, _) = prune(&["--keep-last", "1"]);
+    assert_eq!((status, output.as_str()), (1, ""));
+}
+
+#[test]
+fn a_record_is_exported_to_a_file_that_is_not_there_or_to_standard_output() {
+    let tree = Tree::new();
+    let record = "a record\n";
+    tree.write(&format!("backups/{MONDAY}/record"), record);
+    assert_eq!(tree.ok(&["backup", "export", "monday"]), record);
+    assert_eq!(tree.ok(&["backup", "record", "export", "monday", "-"]), record);
+    let file = tree.path("exported");
+    let export = ["backup", "export", "monday", file.to_str().unwrap()];
+    assert_eq!(tree.ok(&export), "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), record);
+
+    tree.write("exported", "something else");
+    let (status, _, error) = tree.run(&export);
+    assert_eq!(status, 1);
+    assert!(error.contains("exported") && error.contains("File exists"), "{error}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "something else");
+    let left: Vec<_> = fs::read_dir(tree.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "no temporary file is left: {left:?}");
+}
+
+#[test]
 fn watching_a_job_follows_it_to_its_end() {
     let tree = Tree::new();
     let (status, output, error) = tree.run(&["job", "watch", "9"]);
@@ -312,6 +409,15 @@ fn bad_usage_is_2_and_a_refusal_is_1() {
         &["backup", "list", "--sort", "name:up"],
         &["backup", "create", "v", "--property", "novalue"],
         &["backup", "restore", "b", "--to", "v", "--name", "n"],
+        &["backup", "restore", "b", "v", "--name", "n"],
+        &["backup", "restore", "b", "v", "--to", "v"],
+        &["backup", "delete"],
+        &["backup", "set", "b"],
+        &["backup", "set", "b", "--protect", "--no-protect"],
+        &["backup", "set", "b", "--state", "creating"],
+        &["backup", "unset", "b"],
+        &["backup", "reset-state", "b", "--state", "deleting"],
+        &["backup", "prune", "--keep-last", "-1"],
         &["repo", "init", "--compression", "lz4"],
         &["repo", "init", "--chunk-size", "large"],
         &["backup"],
@@ -343,8 +449,33 @@ fn help_and_completions_are_printed_for_every_shell() {
         assert_eq!((status, error.as_str()), (0, ""));
         assert!(output.contains("umount"), "{shell}");
     }
-    let (status, output, _) = run(None, &["backup", "create", "--help"]);
-    assert!(status == 0 && output.contains("Examples:\n  amberfs backup create myvol10\n"), "{output}");
+    for command in [
+        "backup create",
+        "backup list",
+        "backup show",
+        "backup set",
+        "backup unset",
+        "backup restore",
+        "backup delete",
+        "backup flatten",
+        "backup prune",
+        "backup export",
+        "backup import",
+        "backup reset-state",
+        "volume list",
+        "volume show",
+        "quota show",
+        "job list",
+        "job watch",
+        "job cancel",
+        "umount",
+    ] {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let (status, output, _) = run(None, &words);
+        let example = format!("  amberfs {command}");
+        let has_example = output.split_once("Examples:\n").is_some_and(|(_, text)| text.contains(&example));
+        assert!(status == 0 && has_example, "{command}: {output}");
+    }
 }
 
 #[test]

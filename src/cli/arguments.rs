@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{backup, backup_list, daemon_commands, job, volume};
+use super::{backup, backup_change, backup_list, daemon_commands, job, prune, quota, record, volume};
 
 /// Backups of block volumes that can be looked into
 ///
@@ -27,6 +27,7 @@ Examples:
   amberfs backup create myvol10 --name tuesday --incremental --force
   amberfs backup list
   amberfs backup restore tuesday --name myvol10-again
+  amberfs backup prune --keep-daily 7 --keep-weekly 4 --dry-run
   amberfs umount
 
 Exit status:
@@ -55,12 +56,15 @@ pub enum TopCommand {
     /// Make a repository, or look at one
     #[command(subcommand)]
     Repo(RepoCommand),
-    /// Take backups, list them, restore them
+    /// Take backups, list them, restore them, delete them
     #[command(subcommand)]
     Backup(BackupCommand),
     /// List the volumes that exist or have backups
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Show what projects may use, and what they use
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// Follow and cancel running operations
     #[command(subcommand)]
     Job(JobCommand),
@@ -97,7 +101,29 @@ pub enum BackupCommand {
     Create(backup::BackupCreateArgs),
     List(backup_list::BackupListArgs),
     Show(backup::BackupShowArgs),
+    Set(backup_change::BackupSetArgs),
+    Unset(backup_change::BackupUnsetArgs),
     Restore(backup::BackupRestoreArgs),
+    Delete(backup_change::BackupDeleteArgs),
+    Flatten(backup_change::BackupFlattenArgs),
+    Prune(prune::BackupPruneArgs),
+    Export(record::BackupExportArgs),
+    Import(record::BackupImportArgs),
+    ResetState(backup_change::BackupResetStateArgs),
+    /// The same as `backup export` and `backup import`, as OpenStack has it
+    #[command(subcommand)]
+    Record(RecordCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RecordCommand {
+    Export(record::BackupExportArgs),
+    Import(record::BackupImportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    Show(quota::QuotaShowArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,14 +1,15 @@
 //! `amberfs backup create`, `show` and `restore`.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::error::CliError;
 use super::fields::BACKUP_FIELDS;
 use super::format::OutputArgs;
 use super::mounted::Mounted;
-use super::wait::{self, LINE_SECONDS};
+use super::wait;
 use super::{output, resolve};
-use crate::control::{self, Accepted, Command};
+use crate::control::{self, Command};
 
 /// Back up a volume, and wait until that is done
 ///
@@ -22,6 +23,7 @@ Examples:
   amberfs backup create myvol10
   amberfs backup create rbd/myvol10 --name myvol10-incr1 --incremental --force
   amberfs backup create myvol10 --snapshot myvol10-snapshot1 --property ticket=4711
+  amberfs backup create myvol10 --name before-upgrade --protect
   id=$(amberfs backup create myvol10 -f value -c id)")]
 pub struct BackupCreateArgs {
     #[command(flatten)]
@@ -59,10 +61,16 @@ pub struct BackupShowArgs {
 Examples:
   amberfs backup restore tuesday
   amberfs backup restore tuesday --name myvol10-tuesday --source rbd --type standard
-  amberfs backup restore myvol10@latest --to rbd/myvol-restored --force")]
+  amberfs backup restore myvol10@latest --to rbd/myvol-restored --force
+  amberfs backup restore --force tuesday rbd/myvol-restored")]
 pub struct BackupRestoreArgs {
     #[command(flatten)]
     command: control::RestoreArgs,
+
+    /// The same as --to, as OpenStack has it
+    #[arg(value_name = "VOLUME", value_parser = NonEmptyStringValueParser::new(),
+          conflicts_with_all = ["to", "name", "source", "volume_type"])]
+    volume: Option<String>,
 
     /// Return as soon as the restore is accepted
     #[arg(long)]
@@ -74,11 +82,11 @@ pub struct BackupRestoreArgs {
 
 pub fn create(mounted: &Mounted, args: BackupCreateArgs) -> Result<(), CliError> {
     let wants_incremental = args.command.incremental;
-    let accepted = send(mounted, Command::Backup(args.command))?;
+    let accepted = mounted.send_one(Command::Backup(args.command))?;
     if wants_incremental && accepted.value("is_incremental") == Some("false") {
         output::note("no earlier backup of this volume to lean on: a full backup is taken");
     }
-    finish(mounted, &accepted, args.no_wait)?;
+    wait::finish(mounted, &accepted, args.no_wait)?;
     let id = accepted.value("backup").unwrap_or_default();
     args.output.print_object(&resolve::backup(mounted, id)?.ordered(&BACKUP_FIELDS))
 }
@@ -89,24 +97,11 @@ pub fn show(mounted: &Mounted, args: &BackupShowArgs) -> Result<(), CliError> {
 }
 
 pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliError> {
-    let accepted = send(mounted, Command::Restore(args.command))?;
-    finish(mounted, &accepted, args.no_wait)?;
+    let BackupRestoreArgs { mut command, volume, no_wait, output } = args;
+    command.to = command.to.or(volume);
+    let accepted = mounted.send_one(Command::Restore(command))?;
+    wait::finish(mounted, &accepted, no_wait)?;
     let job = mounted.job(accepted.value("job").unwrap_or_default())?;
     let fields = [("backup_id", "backup"), ("volume", "volume"), ("job", "id")];
-    args.output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone())))
-}
-
-fn send(mounted: &Mounted, command: Command) -> Result<Accepted, CliError> {
-    let answers = mounted.send(&[command])?;
-    Ok(answers.into_iter().next().unwrap_or_default())
-}
-
-/// Waits for the job of an accepted command, if that is wanted.
-fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<(), CliError> {
-    let id = accepted.value("job").unwrap_or_default();
-    if no_wait {
-        output::note(&format!("job {id} is accepted: amberfs job watch {id}"));
-        return Ok(());
-    }
-    wait::until_done(mounted, id, LINE_SECONDS)
+    output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone())))
 }

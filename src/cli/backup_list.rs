@@ -10,6 +10,7 @@ use super::fields::{BACKUP_FIELDS, Fields};
 use super::format::{List, OutputArgs, normal};
 use super::mounted::{Listing, Mounted};
 use super::resolve;
+use crate::control;
 
 const STATUSES: [&str; 6] = ["creating", "available", "restoring", "deleting", "error", "error_deleting"];
 
@@ -41,7 +42,7 @@ const SHORT: usize = 7;
 Examples:
   amberfs backup list --volume myvol10 --status available
   amberfs backup list --sort size:desc,name --limit 10
-  amberfs backup list --long -f json
+  amberfs backup list --property ticket=4711 --long -f json
   amberfs backup list -f value -c ID -c Name")]
 pub struct BackupListArgs {
     /// Only backups with this name
@@ -63,6 +64,10 @@ pub struct BackupListArgs {
     /// Backups of all projects that the caller may see (the default)
     #[arg(long, conflicts_with = "project")]
     all_projects: bool,
+
+    /// Only backups with this property (repeat for several: all of them)
+    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = control::property)]
+    properties: Vec<(String, String)>,
 
     /// Order by this field, ascending unless :desc follows (repeat, or separate by commas, for several)
     #[arg(long, value_name = "KEY[:desc]", value_delimiter = ',', value_parser = sort_key,
@@ -128,6 +133,7 @@ fn select(mut backups: Vec<Fields>, args: &BackupListArgs) -> Result<Vec<Fields>
             && is(&args.status, backup.text("status"))
             && is(&args.project, backup.text("project"))
             && args.volume.as_deref().is_none_or(|volume| backup.is_of_volume(volume))
+            && args.properties.iter().all(|(key, value)| property(backup, key) == Some(value))
     });
     let order = |a: &Fields, b: &Fields| order(&args.sort, a, b);
     backups.sort_by(order);
@@ -136,6 +142,10 @@ fn select(mut backups: Vec<Fields>, args: &BackupListArgs) -> Result<Vec<Fields>
     }
     backups.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(backups)
+}
+
+fn property<'a>(backup: &'a Fields, key: &str) -> Option<&'a str> {
+    backup.value("properties").get(key)?.as_str()
 }
 
 /// Orders by the keys, and by id where they are equal, so that pages neither repeat nor skip a backup.

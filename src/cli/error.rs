@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::control::UnwritableWord;
 use crate::daemon::DaemonError;
+use crate::sysio::PathError;
 use crate::types::{Refusal, RefusalKind};
 
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,13 @@ pub enum CliError {
 
     #[error("{count} of the entries could not be read; the first: {first}")]
     Incomplete { count: usize, first: Box<CliError> },
+
+    /// Of several things, each of which has been said.
+    #[error("{count} of {total} {what}.")]
+    SomeFailed { count: usize, total: usize, what: &'static str },
+
+    #[error("the record is not exported")]
+    Export(#[source] PathError),
 
     #[error("cannot write the output")]
     Output(#[source] io::Error),

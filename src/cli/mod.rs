@@ -5,6 +5,7 @@
 
 mod arguments;
 mod backup;
+mod backup_change;
 mod backup_list;
 mod daemon_commands;
 mod error;
@@ -15,6 +16,9 @@ mod mount_table;
 mod mounted;
 mod output;
 mod progress;
+mod prune;
+mod quota;
+mod record;
 mod resolve;
 mod umount;
 mod volume;
@@ -24,7 +28,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use arguments::{BackupCommand, Cli, JobCommand, RepoCommand, TopCommand, VolumeCommand};
+use arguments::{
+    BackupCommand, Cli, JobCommand, QuotaCommand, RecordCommand, RepoCommand, TopCommand, VolumeCommand,
+};
 use error::CliError;
 use mounted::Mounted;
 
@@ -56,10 +62,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         }
         TopCommand::Repo(RepoCommand::Init(args)) => daemon_commands::repo_init(args),
         TopCommand::Repo(RepoCommand::Info(args)) => daemon_commands::repo_info(args),
-        TopCommand::Backup(BackupCommand::Create(args)) => backup::create(&mounted()?, args),
-        TopCommand::Backup(BackupCommand::List(args)) => backup_list::run(&mounted()?, &args),
-        TopCommand::Backup(BackupCommand::Show(args)) => backup::show(&mounted()?, &args),
-        TopCommand::Backup(BackupCommand::Restore(args)) => backup::restore(&mounted()?, args),
+        TopCommand::Backup(command) => run_backup(&mounted()?, command),
+        TopCommand::Quota(QuotaCommand::Show(args)) => quota::show(&mounted()?, &args),
         TopCommand::Volume(VolumeCommand::List(args)) => volume::list(&mounted()?, &args),
         TopCommand::Volume(VolumeCommand::Show(args)) => volume::show(&mounted()?, &args),
         TopCommand::Job(JobCommand::List(args)) => job::list(&mounted()?, &args),
@@ -71,5 +75,26 @@ fn run(cli: Cli) -> Result<(), CliError> {
             clap_complete::generate(shell, &mut Cli::command(), "amberfs", &mut script);
             output::print(&script)
         }
+    }
+}
+
+fn run_backup(mounted: &Mounted, command: BackupCommand) -> Result<(), CliError> {
+    match command {
+        BackupCommand::Create(args) => backup::create(mounted, args),
+        BackupCommand::List(args) => backup_list::run(mounted, &args),
+        BackupCommand::Show(args) => backup::show(mounted, &args),
+        BackupCommand::Set(args) => backup_change::set(mounted, args),
+        BackupCommand::Unset(args) => backup_change::unset(mounted, args),
+        BackupCommand::Restore(args) => backup::restore(mounted, args),
+        BackupCommand::Delete(args) => backup_change::delete(mounted, args),
+        BackupCommand::Flatten(args) => backup_change::flatten(mounted, args),
+        BackupCommand::Prune(args) => prune::run(mounted, &args),
+        BackupCommand::Export(args) | BackupCommand::Record(RecordCommand::Export(args)) => {
+            record::export(mounted, &args)
+        }
+        BackupCommand::Import(args) | BackupCommand::Record(RecordCommand::Import(args)) => {
+            record::import(mounted, &args)
+        }
+        BackupCommand::ResetState(args) => backup_change::reset_state(mounted, args),
     }
 }

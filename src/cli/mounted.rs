@@ -84,6 +84,20 @@ impl Mounted {
         self.listing("jobs", |file| file)
     }
 
+    /// Reads what the projects that the caller may see use of their limits.
+    pub fn quotas(&self) -> Result<Listing, CliError> {
+        self.listing("quotas", |file| file)
+    }
+
+    /// Reads the record of a backup, to be imported again one day.
+    pub fn record(&self, id: &str) -> Result<Vec<u8>, CliError> {
+        let path = self.root.join("backups").join(id).join("record");
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+        read.map_err(|source| CliError::Io { what: "read", path, source })?;
+        Ok(bytes)
+    }
+
     pub fn volumes(&self) -> Result<Vec<VolumeFolder>, CliError> {
         let mut folders = Vec::new();
         let volumes = self.root.join("volumes");
@@ -128,6 +142,11 @@ impl Mounted {
                 Err(CliError::Unreadable { path, what: "it did not answer the command".to_owned() })
             }
         }
+    }
+
+    /// Sends one command.
+    pub fn send_one(&self, command: Command) -> Result<Accepted, CliError> {
+        Ok(self.send(&[command])?.into_iter().next().unwrap_or_default())
     }
 
     fn listing(&self, folder: &str, file: impl Fn(PathBuf) -> PathBuf) -> Result<Listing, CliError> {

@@ -55,8 +55,12 @@ impl Progress {
         if job.text("state") != "done" {
             return;
         }
-        let done = BinaryBytes(job.number("bytes_done").unwrap_or(0));
-        note(&format!("job {}: {} {}, {done}", id(job), title(job), job.text("state")));
+        let mut line = format!("job {}: {} {}", id(job), title(job), job.text("state"));
+        // A delete counts none.
+        if let Some(done) = job.number("bytes_done").filter(|done| *done > 0) {
+            line.push_str(&format!(", {}", BinaryBytes(done)));
+        }
+        note(&line);
     }
 
     /// Takes the bar away for as long as the terminal is needed for something else.

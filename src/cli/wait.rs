@@ -15,7 +15,7 @@ use super::fields::Fields;
 use super::mounted::Mounted;
 use super::output::note;
 use super::progress::{Progress, id};
-use crate::control::{CancelArgs, Command};
+use crate::control::{Accepted, CancelArgs, Command};
 
 /// Seconds between two lines of progress where there is no terminal.
 pub const LINE_SECONDS: u64 = 5;
@@ -23,9 +23,49 @@ pub const LINE_SECONDS: u64 = 5;
 /// How often the job is looked at: soon enough for an eye, seldom enough to cost nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Waits for the job of an accepted command, if that is wanted.
+pub fn finish(mounted: &Mounted, accepted: &Accepted, no_wait: bool) -> Result<(), CliError> {
+    if no_wait {
+        later(accepted);
+        return Ok(());
+    }
+    until_done(mounted, accepted.value("job").unwrap_or_default(), LINE_SECONDS)
+}
+
+/// Says how to wait for an accepted command.
+pub fn later(accepted: &Accepted) {
+    let id = accepted.value("job").unwrap_or_default();
+    note(&format!("job {id} is accepted: amberfs job watch {id}"));
+}
+
 /// Waits until a job is done; an error when it failed or was cancelled.
 pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<(), CliError> {
+    until_one_done(mounted, job_id, line_seconds, &Interrupt::new())
+}
+
+/// Waits until all jobs have ended, and returns how each did; an error only when the user goes away.
+pub fn until_all_done(
+    mounted: &Mounted,
+    jobs: &[&str],
+    line_seconds: u64,
+) -> Result<Vec<Result<(), CliError>>, CliError> {
     let interrupt = Interrupt::new();
+    let mut ends = Vec::with_capacity(jobs.len());
+    for job_id in jobs {
+        match until_one_done(mounted, job_id, line_seconds, &interrupt) {
+            Err(error @ CliError::Interrupted { .. }) => return Err(error),
+            end => ends.push(end),
+        }
+    }
+    Ok(ends)
+}
+
+fn until_one_done(
+    mounted: &Mounted,
+    job_id: &str,
+    line_seconds: u64,
+    interrupt: &Interrupt,
+) -> Result<(), CliError> {
     let mut progress = Progress::new(line_seconds);
     loop {
         let job = mounted.job(job_id)?;
@@ -41,7 +81,7 @@ pub fn until_done(mounted: &Mounted, job_id: &str, line_seconds: u64) -> Result<
             _ => progress.update(&job),
         }
         if interrupt.take() {
-            progress.aside(|| ask_to_cancel(mounted, job_id, &interrupt))?;
+            progress.aside(|| ask_to_cancel(mounted, job_id, interrupt))?;
         }
         thread::sleep(LOOK_EVERY);
     }

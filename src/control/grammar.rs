@@ -167,7 +167,8 @@ pub struct CancelArgs {
     pub job: String,
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
+/// Reads `KEY=VALUE`; the error is a sentence.
+pub fn property(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a property is written KEY=VALUE".to_owned()),
