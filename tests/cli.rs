@@ -350,6 +350,39 @@ fn a_record_is_exported_to_a_file_that_is_not_there_or_to_standard_output() {
 }
 
 #[test]
+fn of_several_deletes_each_that_fails_is_named_and_they_are_counted() {
+    let tree = Tree::new();
+    let delete = json!({"kind": "delete"});
+    tree.job(20, "done", &delete);
+    tree.job(21, "failed", &json!({"kind": "delete", "error": "SourceUnavailable: the pool is gone"}));
+    tree.job(22, "cancelled", &delete);
+    let answer = format!("ok backup={MONDAY} job=20\nok backup={TUESDAY} job=21\nok backup={OTHER} job=22\n");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/answering.py");
+    let mut daemon = Command::new("python3")
+        .arg(script)
+        .args(["3", &answer])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut device = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut device).unwrap();
+    fs::create_dir(tree.path("control")).unwrap();
+    symlink(device.trim_end(), tree.path("control/delete")).unwrap();
+    let (status, output, error) = tree.run(&["backup", "delete", "monday", "tuesday", OTHER]);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!((status, output.as_str()), (1, ""));
+    let expected = format!(
+        "job 20: delete rbd/myvol10 done\n\
+         error: job 21 failed: SourceUnavailable: the pool is gone; backup {TUESDAY} is not deleted\n\
+         error: job 22 was cancelled; backup {OTHER} is not deleted\n\
+         error: 2 of 3 backups failed to delete.\n"
+    );
+    assert_eq!(error, expected);
+}
+
+#[test]
 fn watching_a_job_follows_it_to_its_end() {
     let tree = Tree::new();
     let (status, output, error) = tree.run(&["job", "watch", "9"]);

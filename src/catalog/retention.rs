@@ -1,4 +1,5 @@
-//! Retention: which backups of one volume stay, which are flattened and which are deleted. Pure: nothing is read or done.
+//! Retention: which backups of one volume stay, which are flattened and which are deleted. Nothing is read or done
+//! here.
 //!
 //! Each rule looks at all backups by itself, as in restic: what one rule keeps counts for the others too. A period (an
 //! hour, a day, an ISO week, a month, a year, all UTC) counts only when it has a backup, so that the answer does not

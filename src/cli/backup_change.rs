@@ -11,8 +11,8 @@ use crate::control::{self, Accepted, Command, DeleteArgs, NewState, ResetStateAr
 
 /// Delete backups, and wait until that is done
 ///
-/// All of them, or none when one of them cannot be: it is protected (`backup set --no-protect`), or other backups lean on it that
-/// are not named (delete them too, or flatten them). What leans on others may be named in any order.
+/// All of them, or none when one of them cannot be: it is protected (`backup set --no-protect`), or other backups
+/// lean on it that are not named (delete them too, or flatten them). They may be named in any order.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -40,7 +40,7 @@ pub struct BackupSetArgs {
     #[command(flatten)]
     command: SetArgs,
 
-    /// Set the state too, as `backup reset-state` does
+    /// Set the state too, after all else, as `backup reset-state` does
     #[arg(long, value_enum)]
     state: Option<NewState>,
 }

@@ -23,13 +23,13 @@ const HEADINGS: [&str; 6] = ["ID", "Name", "Volume", "Data Timestamp", "Action",
 
 /// Delete the backups that no rule keeps
 ///
-/// Volume by volume, and project by project. A rule keeps the newest backup of each of the last so many hours, days, ISO weeks,
-/// months or years (UTC) that have one. As in restic, each rule looks at all backups by itself: what one rule
-/// keeps counts for the others too. At least one rule must be given; 0 is none.
+/// Volume by volume, and project by project. A rule keeps the newest backup of each of the last so many hours, days,
+/// ISO weeks, months or years (UTC) that have one. As in restic, each rule looks at all backups by itself: what one
+/// rule keeps counts for the others too. At least one rule must be given; 0 is none.
 ///
-/// Only `available` backups are looked at. Protected ones never go and do not count. What stays and leans on a backup that
-/// goes is flattened first; what such a one is needed for and cannot be flattened now (it is being restored, say) stays too.
-/// When a flatten fails, nothing of that volume is deleted.
+/// Only `available` backups are looked at. Protected ones never go and do not count. What stays and leans on a backup
+/// that goes is flattened first. If it cannot be flattened now (it is being restored, say), all that it leans on stays
+/// too. When a flatten fails, nothing of that volume is deleted.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -206,8 +206,8 @@ fn unreadable(backup: &Fields, field: &str) -> CliError {
     CliError::Unreadable { path: format!("backups/{}/info.json", backup.text("id")).into(), what }
 }
 
-/// Flattens and deletes what one volume's plan says. What fails is said at once and marked in the rows; an error is only
-/// that the user does not want to wait any longer.
+/// Flattens and deletes what one volume's plan says. What fails is said at once and marked in the rows; an error is
+/// only that the user does not want to wait any longer.
 fn carry_out(mounted: &Mounted, rows: &mut [Row]) -> Result<(), CliError> {
     // The oldest first: the chains of the others are shorter then.
     for id in ids(rows, RetentionAction::Flatten).iter().rev() {

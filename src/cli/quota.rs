@@ -20,8 +20,8 @@ const NO_LIMIT: i64 = -1;
 
 /// Show the limits of projects, and what they use of them
 ///
-/// A limit of -1 is none. `stored_bytes` is what the project's backups take in the repository, compressed and each chunk once;
-/// gigabytes are counted as OpenStack does: the sizes of the volumes, rounded up.
+/// A limit of -1 is none. `stored_bytes` is what the project's backups take in the repository, compressed and each
+/// chunk once; gigabytes are counted as OpenStack does: the sizes of the volumes, rounded up.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -39,8 +39,8 @@ pub struct BackupExportArgs {
 
 /// Bring backups back by their records
 ///
-/// All of the records, or none when one of them cannot be: its backup exists, its text was altered, or data of it is not in the
-/// repository. A backup that leans on others needs them there, or their records here too, in any order.
+/// All of the records, or none when one of them cannot be: its backup exists, its text was altered, or data of it is
+/// not in the repository. A backup that leans on others needs them there, or their records here too, in any order.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
