@@ -329,6 +329,18 @@ fn a_dry_run_of_prune_shows_what_would_be_done_and_why() {
 }
 
 #[test]
+fn a_failed_backup_that_holds_nothing_does_not_keep_what_it_was_to_lean_on() {
+    let tree = Tree(tempfile::tempdir().unwrap());
+    fs::create_dir_all(tree.path("backups")).unwrap();
+    tree.backup(MONDAY, "monday", "rbd", 16, &json!({"has_dependent_backups": false}));
+    tree.backup(TUESDAY, "tuesday", "rbd", 17, &json!({"has_dependent_backups": false}));
+    tree.backup(OTHER, "failed", "rbd", 18, &json!({"status": "error", "parent_id": MONDAY}));
+    let columns = ["-f", "value", "-c", "Name", "-c", "Action", "-c", "Reason"];
+    let prune = [&["backup", "prune", "--dry-run", "--keep-last", "1"], columns.as_slice()].concat();
+    assert_eq!(tree.ok(&prune), "failed keep error\ntuesday keep last\nmonday delete no rule keeps it\n");
+}
+
+#[test]
 fn a_record_is_exported_to_a_file_that_is_not_there_or_to_standard_output() {
     let tree = Tree::new();
     let record = "a record\n";
