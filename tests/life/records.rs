@@ -22,7 +22,7 @@ fn what_a_user_may_change_is_changed_durably() {
         "set",
         &format!("{id} --name 'new name' --description text --property b=3 --property c=4"),
     );
-    world.accepted_pairs("set", &format!("'new name' --remove-property a"));
+    world.accepted_pairs("set", "'new name' --remove-property a");
     let sentence =
         world.daemon.refused("set", &format!("{id} --remove-property a\n"), Errno::INVAL, "InvalidInput");
     assert!(sentence.contains("\"a\""), "{sentence}");
