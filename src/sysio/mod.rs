@@ -1,4 +1,4 @@
-//! The operating system: durable files, locks, leases, holes, clocks. No word of the domain.
+//! The operating system: durable files, locks, leases, holes, clocks, processes. No word of the domain.
 
 pub mod allocator;
 pub mod atomic;
@@ -10,6 +10,7 @@ pub mod holes;
 pub mod lease;
 pub mod lock;
 pub mod open_file_lock;
+pub mod process;
 pub mod reflink;
 pub mod rename;
 

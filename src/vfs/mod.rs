@@ -10,6 +10,7 @@ mod control_file;
 mod documents;
 mod error;
 mod handles;
+mod holders;
 mod inodes;
 mod links;
 mod listing;
@@ -17,6 +18,7 @@ mod names;
 mod node;
 mod owners;
 mod tree;
+mod viewer;
 mod volumes;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use handles::{HandleTable, Open, OpenImage};
 use inodes::InodeTable;
 use listing::OpenFolder;
 use owners::Owners;
+use viewer::Viewer;
 use volumes::VolumeListings;
 
 /// What a tree shows.
@@ -132,11 +135,16 @@ impl Vfs {
         })
     }
 
-    /// Finds a name in a folder and makes its inode known: to be given back with [`forget`](Self::forget).
-    pub fn lookup(&self, folder: u64, name: &str) -> Result<Entry, VfsError> {
+    /// Finds a name in a folder, as far as the caller may know of it, and makes its inode known: to be given back with
+    /// [`forget`](Self::forget).
+    pub fn lookup(&self, caller: Caller, folder: u64, name: &str) -> Result<Entry, VfsError> {
         let folder = self.inodes.node(folder)?;
-        let node = self.child_of(&folder, name)?;
+        let node = self.child_of(&self.viewer(caller), &folder, name)?;
         self.known_entry(&node)
+    }
+
+    fn viewer(&self, caller: Caller) -> Viewer {
+        Viewer::new(caller, self.owners.operator)
     }
 
     fn known_entry(&self, node: &Node) -> Result<Entry, VfsError> {
@@ -195,13 +203,14 @@ impl Vfs {
         Ok(Opened { handle: self.handles.insert(open), caching })
     }
 
-    /// Opens a folder, to be listed.
-    pub fn open_folder(&self, inode: u64) -> Result<u64, VfsError> {
+    /// Opens a folder, to be listed; it lists what the caller may know of.
+    pub fn open_folder(&self, caller: Caller, inode: u64) -> Result<u64, VfsError> {
         let node = self.inodes.node(inode)?;
         if node.kind() != NodeKind::Folder {
             return Err(VfsError::NotAFolder);
         }
-        Ok(self.handles.insert(Open::Folder(Arc::new(OpenFolder::new(node)))))
+        let folder = OpenFolder::new(node, self.viewer(caller).settled());
+        Ok(self.handles.insert(Open::Folder(Arc::new(folder))))
     }
 
     pub fn close(&self, handle: u64) {

@@ -19,8 +19,8 @@ pub enum Node {
     VolumeFolder(SourceName, VolumeName),
     /// The link of one backup in its volume's folder.
     BackupLink(BackupId),
-    /// The link to a volume's newest readable backup.
-    LatestLink(SourceName, VolumeName),
+    /// The link to a backup that is its volume's newest readable one, for whoever sees it.
+    LatestLink(BackupId),
     BackupsFolder,
     BackupFolder(BackupId),
     Image(BackupId),
@@ -53,7 +53,7 @@ impl Node {
             | Self::BackupsFolder
             | Self::BackupFolder(_)
             | Self::JobsFolder => NodeKind::Folder,
-            Self::BackupLink(_) | Self::LatestLink(..) => NodeKind::Link,
+            Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
             | Self::Control(_)
@@ -86,15 +86,15 @@ impl Node {
             | Self::VolumesFolder
             | Self::BackupsFolder
             | Self::JobsFolder => LONG,
+            // Is asked for each time: whether and where it leads depends on who asks.
             Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
-            | Self::LatestLink(..)
+            | Self::LatestLink(_)
             | Self::BackupFolder(_)
-            | Self::Image(_)
-            | Self::Info(_)
-            | Self::Record(_)
-            | Self::Job(_) => SHORT,
+            | Self::Job(_) => Duration::ZERO,
+            // In a folder that the kernel lets only its owner into.
+            Self::Image(_) | Self::Info(_) | Self::Record(_) => SHORT,
         }
     }
 
@@ -109,7 +109,7 @@ impl Node {
             | Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
-            | Self::LatestLink(..)
+            | Self::LatestLink(_)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
             | Self::JobsFolder => SHORT,

@@ -170,14 +170,18 @@ impl CommandRunner for Echo {
     }
 }
 
-pub fn projects() -> Vec<Project> {
-    let project = |name: &str, source: &str, id: u32| Project {
+/// A project without limits that has one source.
+pub fn project(name: &str, source: &str, id: u32) -> Project {
+    Project {
         name: name.parse().unwrap(),
         sources: vec![source.parse().unwrap()],
         uid: id,
         gid: id,
         quota: Quota::default(),
-    };
+    }
+}
+
+pub fn projects() -> Vec<Project> {
     vec![project("default", "local", 0), project("tenant", "rented", TENANT)]
 }
 
