@@ -22,6 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 pub use backup::{BackupAccepted, BackupRequest};
+pub use quota::{BackupUse, VolumeUse};
 use restore::Targets;
 pub use restore::{RestoreAccepted, RestoreRequest};
 pub use select::VolumeSelection;

@@ -1,4 +1,4 @@
-//! The operating system: durable files, locks, leases, holes, clocks, processes. No word of the domain.
+//! The operating system: durable files, locks, leases, holes, clocks, processes, groups. No word of the domain.
 
 pub mod allocator;
 pub mod atomic;
@@ -6,6 +6,7 @@ pub mod attribute;
 pub mod clock;
 mod durable_sync_file_range;
 mod error;
+pub mod group;
 pub mod holes;
 pub mod lease;
 pub mod lock;

@@ -37,7 +37,8 @@ impl Vfs {
             | Node::ControlFolder
             | Node::VolumesFolder
             | Node::BackupsFolder
-            | Node::JobsFolder => Ok(folder(0o555, operator, self.started_at)),
+            | Node::JobsFolder
+            | Node::QuotasFolder => Ok(folder(0o555, operator, self.started_at)),
             Node::SourceFolder(source) => Ok(self.held(&self.holders_of_source(source))),
             Node::VolumeFolder(source, volume) => Ok(self.held(&self.holders_of_volume(source, volume))),
             Node::BackupFolder(id) => {
@@ -53,8 +54,11 @@ impl Vfs {
                 Ok(self.link(&record, record.updated_at))
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
-            Node::Control(_) => Ok(text(0, 0o660, operator, self.started_at)),
-            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) => {
+            Node::Control(_) => {
+                let owner = Owner { gid: self.control_group, ..operator };
+                Ok(text(0, 0o660, owner, self.started_at))
+            }
+            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) | Node::Quota(_) => {
                 let document = self.document(node)?;
                 Ok(text(document.text.len(), document.mode, document.owner, document.time))
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Vfs;
+use super::node::Node;
 use super::owners::Owner;
 use super::viewer::Viewer;
 use crate::catalog::BackupRecord;
@@ -39,6 +40,34 @@ impl Vfs {
         let mut backups = self.repository.catalog().of_volume(source, volume);
         backups.retain(|record| self.is_for(viewer, record));
         backups
+    }
+
+    /// Says whether a name leads here for some of those who may look into its folder, and not for others. The kernel
+    /// must not take it for granted then: it would tell one user what another one has found.
+    pub(super) fn depends_on_viewer(&self, node: &Node) -> bool {
+        match node {
+            Node::BackupFolder(_) | Node::Job(_) | Node::Quota(_) => self.owners.are_several(),
+            Node::VolumeFolder(source, volume) => {
+                let holders = self.holders_of_source(source);
+                holders.len() > 1 || holders != self.holders_of_volume(source, volume)
+            }
+            Node::BackupLink(id) | Node::LatestLink(id) => self
+                .record(*id)
+                .is_ok_and(|record| self.holders_of_volume(&record.source, &record.volume_name).len() > 1),
+            Node::Root
+            | Node::Readme
+            | Node::Status
+            | Node::ControlFolder
+            | Node::Control(_)
+            | Node::VolumesFolder
+            | Node::SourceFolder(_)
+            | Node::BackupsFolder
+            | Node::Image(_)
+            | Node::Info(_)
+            | Node::Record(_)
+            | Node::JobsFolder
+            | Node::QuotasFolder => false,
+        }
     }
 
     pub(super) fn is_for(&self, viewer: &Viewer, record: &BackupRecord) -> bool {

@@ -12,11 +12,13 @@ mod error;
 mod handles;
 mod holders;
 mod inodes;
+mod inquiry;
 mod links;
 mod listing;
 mod names;
 mod node;
 mod owners;
+mod quotas;
 mod tree;
 mod viewer;
 mod volumes;
@@ -32,6 +34,7 @@ pub use inodes::ROOT_INODE;
 pub use listing::ListedEntry;
 pub use node::{Node, NodeKind};
 pub use owners::Owner;
+pub use quotas::UseCounter;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
@@ -46,6 +49,7 @@ use handles::{HandleTable, Open, OpenImage};
 use inodes::InodeTable;
 use listing::OpenFolder;
 use owners::Owners;
+use quotas::Quotas;
 use viewer::Viewer;
 use volumes::VolumeListings;
 
@@ -55,24 +59,30 @@ pub struct VfsParts {
     pub sources: Sources,
     pub jobs: Arc<JobQueue>,
     pub projects: Vec<Project>,
+    pub quotas: Arc<dyn UseCounter>,
     /// Who owns what belongs to no project.
     pub operator: Owner,
+    /// The group that may write commands.
+    pub control_group: u32,
     pub runner: Arc<dyn CommandRunner>,
     pub listing_times: ListingTimes,
 }
 
 impl VfsParts {
-    /// Takes the parts from the operations that the commands run; the operator is who runs this process.
-    pub fn new(operations: &Operations, runner: Arc<dyn CommandRunner>) -> Self {
+    /// Takes the parts from the operations that the commands run; the operator is who runs this process, and the control
+    /// files are his group's.
+    pub fn new(operations: &Arc<Operations>, runner: Arc<dyn CommandRunner>) -> Self {
+        let operator =
+            Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let quotas: Arc<dyn UseCounter> = operations.clone();
         Self {
             repository: Arc::clone(operations.repository()),
             sources: operations.sources().clone(),
             jobs: Arc::clone(operations.jobs()),
             projects: operations.projects().to_vec(),
-            operator: Owner {
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-            },
+            quotas,
+            operator,
+            control_group: operator.gid,
             runner,
             listing_times: ListingTimes::default(),
         }
@@ -83,7 +93,9 @@ pub struct Vfs {
     repository: Arc<Repository>,
     jobs: Arc<JobQueue>,
     volumes: VolumeListings,
+    quotas: Quotas,
     owners: Owners,
+    control_group: u32,
     control_files: Arc<ControlFiles>,
     inodes: InodeTable,
     handles: HandleTable,
@@ -127,7 +139,9 @@ impl Vfs {
             repository: parts.repository,
             jobs: parts.jobs,
             volumes: VolumeListings::new(&parts.sources, parts.listing_times),
+            quotas: Quotas::new(&parts.projects, parts.quotas, parts.listing_times),
             owners: Owners::new(parts.operator, &parts.projects),
+            control_group: parts.control_group,
             control_files: Arc::new(ControlFiles::new(parts.runner)),
             inodes: InodeTable::new(),
             handles: HandleTable::new(),
@@ -152,9 +166,13 @@ impl Vfs {
         Ok(Entry {
             inode: self.inodes.remember(node.clone()),
             attributes,
-            name_cached_for: node.name_cached_for(),
+            name_cached_for: self.name_cached_for(node),
             attributes_cached_for: node.attributes_cached_for(),
         })
+    }
+
+    fn name_cached_for(&self, node: &Node) -> Duration {
+        if self.depends_on_viewer(node) { Duration::ZERO } else { node.name_cached_for() }
     }
 
     /// Takes back that many lookups of an inode.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::jobs::JobId;
-use crate::types::{BackupId, SourceName, VolumeName};
+use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// One file, folder or link of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,6 +28,9 @@ pub enum Node {
     Record(BackupId),
     JobsFolder,
     Job(JobId),
+    QuotasFolder,
+    /// What a project uses of its limits.
+    Quota(ProjectName),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,8 @@ impl Node {
             | Self::VolumeFolder(..)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => NodeKind::Folder,
+            | Self::JobsFolder
+            | Self::QuotasFolder => NodeKind::Folder,
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
@@ -60,7 +64,8 @@ impl Node {
             | Self::Image(_)
             | Self::Info(_)
             | Self::Record(_)
-            | Self::Job(_) => NodeKind::File,
+            | Self::Job(_)
+            | Self::Quota(_) => NodeKind::File,
         }
     }
 
@@ -75,7 +80,7 @@ impl Node {
         }
     }
 
-    /// How long the kernel may take it for granted that the name leads here.
+    /// How long the kernel may take it for granted that the name leads here, for whoever may look into the folder.
     pub fn name_cached_for(&self) -> Duration {
         match self {
             Self::Root
@@ -85,16 +90,19 @@ impl Node {
             | Self::Control(_)
             | Self::VolumesFolder
             | Self::BackupsFolder
-            | Self::JobsFolder => LONG,
-            // Is asked for each time: whether and where it leads depends on who asks.
+            | Self::JobsFolder
+            | Self::QuotasFolder => LONG,
             Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
-            | Self::LatestLink(_)
             | Self::BackupFolder(_)
-            | Self::Job(_) => Duration::ZERO,
-            // In a folder that the kernel lets only its owner into.
-            Self::Image(_) | Self::Info(_) | Self::Record(_) => SHORT,
+            | Self::Image(_)
+            | Self::Info(_)
+            | Self::Record(_)
+            | Self::Job(_)
+            | Self::Quota(_) => SHORT,
+            // It leads elsewhere the moment that a backup is available.
+            Self::LatestLink(_) => Duration::ZERO,
         }
     }
 
@@ -112,12 +120,16 @@ impl Node {
             | Self::LatestLink(_)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => SHORT,
+            | Self::JobsFolder
+            | Self::QuotasFolder => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
-            Self::Status | Self::Control(_) | Self::Info(_) | Self::Record(_) | Self::Job(_) => {
-                Duration::ZERO
-            }
+            Self::Status
+            | Self::Control(_)
+            | Self::Info(_)
+            | Self::Record(_)
+            | Self::Job(_)
+            | Self::Quota(_) => Duration::ZERO,
         }
     }
 }

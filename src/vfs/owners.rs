@@ -34,6 +34,11 @@ impl Owners {
         owners
     }
 
+    /// Does anything belong to anybody but the operator?
+    pub fn are_several(&self) -> bool {
+        self.by_project.values().any(|owner| *owner != self.operator)
+    }
+
     /// Returns a project's owner; one that is not configured any more belongs to the operator.
     pub fn project(&self, name: &ProjectName) -> Owner {
         self.by_project.get(name).copied().unwrap_or(self.operator)

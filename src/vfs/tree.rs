@@ -1,7 +1,7 @@
 //! Which names are in which folder, for whom. What [`Vfs::child_of`] finds is what [`Vfs::children_of`] lists.
 //!
 //! What belongs to others is not listed. Who asks for it by its name is told that there is no such thing when a user
-//! has given that name, and that it is not his when the name says nothing: an id, a number, a word of the configuration.
+//! has given that name, and that it is not his when the name is an id or a number. The names of sources are no secret.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use super::viewer::Viewer;
 use super::{CONTROL_FILES, Vfs, VfsError};
 use crate::catalog::BackupRecord;
 use crate::jobs::JobId;
-use crate::types::{BackupId, SourceName, VolumeName};
+use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// What is in the root, sorted.
-const ROOT_CHILDREN: [(&str, Node); 6] = [
+const ROOT_CHILDREN: [(&str, Node); 7] = [
     ("README", Node::Readme),
     ("backups", Node::BackupsFolder),
     ("control", Node::ControlFolder),
     ("jobs", Node::JobsFolder),
+    ("quotas", Node::QuotasFolder),
     ("status.json", Node::Status),
     ("volumes", Node::VolumesFolder),
 ];
@@ -36,9 +37,7 @@ impl Vfs {
             }
             Node::VolumesFolder => {
                 let source: Option<SourceName> = name.parse().ok();
-                let source = source.filter(|source| self.has_source(source)).ok_or(VfsError::NotFound)?;
-                let is_visible = viewer.sees_one_of(&self.holders_of_source(&source));
-                Some(of_ones_own(is_visible, Node::SourceFolder(source))?)
+                source.filter(|source| self.has_source(source)).map(Node::SourceFolder)
             }
             Node::SourceFolder(source) => {
                 let volume = self.volume_called(viewer, source, name);
@@ -61,6 +60,10 @@ impl Vfs {
                 let is_visible = viewer.sees(self.owners.project_named(&report.project));
                 Some(of_ones_own(is_visible, Node::Job(report.id))?)
             }
+            Node::QuotasFolder => {
+                let mut projects = self.quotas_for(viewer);
+                projects.find(|project| project.as_str() == name).map(|project| Node::Quota(project.clone()))
+            }
             Node::Readme
             | Node::Status
             | Node::Control(_)
@@ -69,7 +72,8 @@ impl Vfs {
             | Node::Image(_)
             | Node::Info(_)
             | Node::Record(_)
-            | Node::Job(_) => return Err(VfsError::NotAFolder),
+            | Node::Job(_)
+            | Node::Quota(_) => return Err(VfsError::NotAFolder),
         };
         found.ok_or(VfsError::NotFound)
     }
@@ -103,6 +107,9 @@ impl Vfs {
                 reports.retain(|report| viewer.sees(self.owners.project_named(&report.project)));
                 Children::Jobs(reports.into_iter().map(|report| report.id).collect())
             }
+            Node::QuotasFolder => Children::named(
+                self.quotas_for(viewer).map(|project| (project.to_string(), Node::Quota(project.clone()))),
+            ),
             Node::Readme
             | Node::Status
             | Node::Control(_)
@@ -111,7 +118,8 @@ impl Vfs {
             | Node::Image(_)
             | Node::Info(_)
             | Node::Record(_)
-            | Node::Job(_) => return Err(VfsError::NotAFolder),
+            | Node::Job(_)
+            | Node::Quota(_) => return Err(VfsError::NotAFolder),
         })
     }
 
@@ -127,6 +135,10 @@ impl Vfs {
         let image = record.status.is_readable().then_some(("image", Node::Image(id)));
         let texts = [("info.json", Node::Info(id)), ("record", Node::Record(id))];
         Ok(image.into_iter().chain(texts).collect())
+    }
+
+    fn quotas_for(&self, viewer: &Viewer) -> impl Iterator<Item = &ProjectName> {
+        self.quotas.projects().filter(|project| viewer.sees(self.owners.project(project)))
     }
 
     fn has_source(&self, source: &SourceName) -> bool {

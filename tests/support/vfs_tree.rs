@@ -4,11 +4,12 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use amberfs::catalog::{Project, Quota};
 use amberfs::jobs::{JobQueue, JobQueueOptions};
+use amberfs::operations::{BackupUse, VolumeUse};
 use amberfs::source::{
     InUse, Snapshot, SnapshotInfo, Source, SourceError, Sources, VolumeInfo, VolumeWriter,
 };
 use amberfs::types::{RefusalKind, SnapshotName, SourceName, VolumeMetadata, VolumeName};
-use amberfs::vfs::{Caller, CommandOutcome, CommandRunner, ListingTimes, Owner, Vfs, VfsParts};
+use amberfs::vfs::{Caller, CommandOutcome, CommandRunner, ListingTimes, Owner, UseCounter, Vfs, VfsParts};
 
 use super::hand_made::HandMade;
 
@@ -190,6 +191,19 @@ pub fn jobs() -> Arc<JobQueue> {
     Arc::new(JobQueue::new(options))
 }
 
+/// Counts nothing; the volumes' use is not known.
+pub struct NothingUsed;
+
+impl UseCounter for NothingUsed {
+    fn backup_use(&self, _: &Project) -> BackupUse {
+        BackupUse::default()
+    }
+
+    fn volume_use(&self, _: &Project) -> Result<VolumeUse, String> {
+        Err("nothing is counted".to_owned())
+    }
+}
+
 /// Takes the parts of a tree together; times are short, so that tests are.
 pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Echo>) -> VfsParts {
     let short = std::time::Duration::from_millis(300);
@@ -198,7 +212,9 @@ pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Ec
         sources: Sources::new(sources),
         jobs: jobs(),
         projects: projects(),
+        quotas: Arc::new(NothingUsed),
         operator: Owner { uid: 0, gid: 0 },
+        control_group: 0,
         runner,
         listing_times: ListingTimes { fresh: std::time::Duration::ZERO, deadline: short },
     }
