@@ -18,7 +18,7 @@ use std::thread;
 
 use amberfs::catalog::{BackupRecord, BackupStatus};
 use amberfs::jobs::{JobId, JobReport, JobState};
-use amberfs::operations::{BackupRequest, RestoreRequest};
+use amberfs::operations::{BackupRequest, Requester, RestoreRequest};
 use amberfs::source::Source;
 use amberfs::types::{BackupId, ByteRange, GIB, KIB, RefusalKind};
 
@@ -75,7 +75,7 @@ impl World {
     }
 
     fn cancel(&self, job: JobId) {
-        self.engine.operations.cancel(&job.to_string()).unwrap();
+        self.engine.operations.cancel(&Requester::OPERATOR, &job.to_string()).unwrap();
     }
 
     fn state(&self, job: JobId) -> JobState {
@@ -103,7 +103,7 @@ fn of_a_cancelled_backup_nothing_remains() {
         let world = World::new(kind);
         world.volume("v", &pattern(1, 9 << 20));
         world.gates.reads.close();
-        let accepted = world.engine.operations.backup(&full("v")).unwrap();
+        let accepted = world.engine.operations.backup(&Requester::OPERATOR, &full("v")).unwrap();
         world.gates.reads.wait_until_waiting(1);
         assert_eq!(world.state(accepted.job), JobState::Running);
         assert_eq!(world.record(accepted.backup).unwrap().status, BackupStatus::Creating);
@@ -130,7 +130,8 @@ fn fifteen_run_and_a_queued_one_is_cancelled_without_having_run() {
     let world = World::new(Kind::Xfs);
     world.volume("v", &pattern(1, 100_000));
     world.gates.reads.close();
-    let accepted: Vec<_> = (0..17).map(|_| world.engine.operations.backup(&full("v")).unwrap()).collect();
+    let accepted: Vec<_> =
+        (0..17).map(|_| world.engine.operations.backup(&Requester::OPERATOR, &full("v")).unwrap()).collect();
     world.gates.reads.wait_until_waiting(15);
     let states: Vec<_> = accepted.iter().map(|accepted| world.state(accepted.job)).collect();
     assert_eq!(states[..15], [JobState::Running; 15]);
@@ -156,7 +157,7 @@ fn a_failed_backup_is_an_error_that_says_why_and_nothing_leans_on_it() {
         let before = world.repository_files();
         world.volume("v", &pattern(2, 300_000));
         world.gates.reads.fail(true);
-        let accepted = world.engine.operations.backup(&incremental("v")).unwrap();
+        let accepted = world.engine.operations.backup(&Requester::OPERATOR, &incremental("v")).unwrap();
         let report = world.wait(accepted.job);
         assert_eq!(
             (report.state, report.error.as_ref().unwrap().kind),
@@ -190,12 +191,12 @@ fn a_restore_that_does_not_end_well_leaves_no_volume() {
     std::fs::remove_file(world.path("v")).unwrap();
     for fails in [false, true] {
         world.gates.writes.close();
-        let accepted = world.engine.operations.restore(&restore(id)).unwrap();
+        let accepted = world.engine.operations.restore(&Requester::OPERATOR, &restore(id)).unwrap();
         assert_eq!(accepted.volume.as_str(), "v");
         world.gates.writes.wait_until_waiting(threads);
         assert_eq!(world.record(id).unwrap().status, BackupStatus::Restoring);
         assert_eq!(world.files(), [format!("restore_backup_{id}.raw")], "nothing under the final name");
-        let again = world.engine.operations.restore(&restore(id)).unwrap_err();
+        let again = world.engine.operations.restore(&Requester::OPERATOR, &restore(id)).unwrap_err();
         assert_eq!(again.kind, RefusalKind::InvalidState);
         if fails {
             world.gates.writes.fail(true);
@@ -224,7 +225,7 @@ fn a_final_name_that_is_taken_meanwhile_is_not_overwritten() {
     for named in [false, true] {
         world.gates.writes.close();
         let request = RestoreRequest { name: named.then(|| "v".to_owned()), ..restore(id) };
-        let accepted = world.engine.operations.restore(&request).unwrap();
+        let accepted = world.engine.operations.restore(&Requester::OPERATOR, &request).unwrap();
         world.gates.writes.wait_until_waiting(1);
         world.volume("v", b"somebody else's");
         world.gates.writes.open();
@@ -254,7 +255,7 @@ fn an_overwritten_volume_is_marked_until_a_restore_ends_well() {
         world.volume("v", &pattern(2, 10 << 20));
         for fails in [false, true] {
             world.gates.writes.close();
-            let accepted = world.engine.operations.restore(&over(id, "v")).unwrap();
+            let accepted = world.engine.operations.restore(&Requester::OPERATOR, &over(id, "v")).unwrap();
             world.gates.writes.wait_until_waiting(1);
             assert_eq!(mark(&world.path("v")).unwrap(), b"incomplete", "from before the first write");
             if fails {
@@ -467,8 +468,8 @@ fn two_backups_of_one_volume_at_once_are_both_right() {
         let bytes = pattern(1, 5 << 20);
         world.volume("v", &bytes);
         world.gates.reads.close();
-        let both =
-            [full("v"), incremental("v")].map(|request| world.engine.operations.backup(&request).unwrap());
+        let both = [full("v"), incremental("v")]
+            .map(|request| world.engine.operations.backup(&Requester::OPERATOR, &request).unwrap());
         assert!(!both[1].is_incremental, "the first one is not available yet");
         world.gates.reads.wait_until_waiting(2);
         world.gates.reads.open();
@@ -490,7 +491,7 @@ fn on_a_file_system_with_reflinks_the_volume_is_written_to_meanwhile() {
     let before = pattern(1, 9 << 20);
     world.volume("v", &before);
     world.gates.reads.close();
-    let accepted = world.engine.operations.backup(&full("v")).unwrap();
+    let accepted = world.engine.operations.backup(&Requester::OPERATOR, &full("v")).unwrap();
     world.gates.reads.wait_until_waiting(1);
     world.volume("v", &pattern(2, 9 << 20));
     world.gates.reads.open();
@@ -505,7 +506,7 @@ fn without_reflinks_a_writer_waits_until_the_backup_is_done() {
     world.volume("v", &before);
     let inode = std::fs::metadata(world.path("v")).unwrap().ino().to_string();
     world.gates.reads.close();
-    let accepted = world.engine.operations.backup(&full("v")).unwrap();
+    let accepted = world.engine.operations.backup(&Requester::OPERATOR, &full("v")).unwrap();
     world.gates.reads.wait_until_waiting(1);
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -533,7 +534,11 @@ fn a_volume_in_use_that_changes_while_it_is_read_is_no_backup() {
     let user = OpenOptions::new().write(true).open(world.path("v")).unwrap();
     for turn in 0..2 {
         world.gates.reads.close();
-        let accepted = world.engine.operations.backup(&BackupRequest { force: true, ..full("v") }).unwrap();
+        let accepted = world
+            .engine
+            .operations
+            .backup(&Requester::OPERATOR, &BackupRequest { force: true, ..full("v") })
+            .unwrap();
         world.gates.reads.wait_until_waiting(1);
         if turn == 0 {
             user.write_all_at(&[7; 100], 8 << 20).unwrap();

@@ -16,7 +16,7 @@ use std::thread;
 
 use amberfs::catalog::{BackupRecord, BackupStatus, Quota};
 use amberfs::jobs::JobState;
-use amberfs::operations::{BackupRequest, RestoreRequest};
+use amberfs::operations::{BackupRequest, Requester, RestoreRequest};
 use amberfs::source::Source;
 use amberfs::source::dir::DirSource;
 use amberfs::types::{GIB, Refusal, RefusalKind};
@@ -95,15 +95,15 @@ impl World {
     /// Refused by the check and by the command itself, in the same words, and nothing has changed.
     fn refused_backup(&self, request: &BackupRequest) -> Refusal {
         let before = self.state();
-        let refusal = self.engine.operations.backup(request).unwrap_err();
+        let refusal = self.engine.operations.backup(&Requester::OPERATOR, request).unwrap_err();
         assert_eq!(self.state(), before, "{refusal}");
         refusal
     }
 
     fn refused_restore(&self, request: &RestoreRequest) -> Refusal {
         let before = self.state();
-        let checked = self.engine.operations.check_restore(request).unwrap_err();
-        let refusal = self.engine.operations.restore(request).unwrap_err();
+        let checked = self.engine.operations.check_restore(&Requester::OPERATOR, request).unwrap_err();
+        let refusal = self.engine.operations.restore(&Requester::OPERATOR, request).unwrap_err();
         assert_eq!(self.state(), before, "{refusal}");
         assert_eq!(checked, refusal);
         refusal
@@ -152,7 +152,7 @@ fn a_volume_that_is_not_there_is_not_found() {
     ] {
         assert_refused(&world.refused_backup(&full(name)), RefusalKind::VolumeNotFound, &["volume list"]);
         assert_eq!(
-            world.engine.operations.check_backup(&full(name)).unwrap_err().kind,
+            world.engine.operations.check_backup(&Requester::OPERATOR, &full(name)).unwrap_err().kind,
             RefusalKind::VolumeNotFound
         );
     }
@@ -197,10 +197,10 @@ fn backups_are_found_by_id_prefix_name_and_volume() {
     let twice = named("weekly");
     let catalog = world.engine.operations.repository().catalog();
     for text in [&one.id.to_string(), &one.id.to_string()[..8], &one.id.to_string()[..20], "nightly"] {
-        assert_eq!(catalog.select(text).unwrap().id, one.id);
+        assert_eq!(catalog.select(text, |_| true).unwrap().id, one.id);
     }
     for text in ["v@latest", "local/v@latest", &format!("{}@latest", one.volume_id)] {
-        assert_eq!(catalog.select(text).unwrap().id, twice.id);
+        assert_eq!(catalog.select(text, |_| true).unwrap().id, twice.id);
     }
     for text in [
         &one.id.to_string()[..7],
@@ -270,7 +270,7 @@ fn too_many_backups_are_refused_in_openstacks_words() {
     let refusal = world.refused_backup(&full("v"));
     assert_refused(&refusal, RefusalKind::VolumeBackupLimitExceeded, &[]);
     assert_eq!(refusal.sentence, "Maximum number of backups allowed (2) exceeded");
-    assert_eq!(world.engine.operations.check_backup(&full("v")).unwrap_err(), refusal);
+    assert_eq!(world.engine.operations.check_backup(&Requester::OPERATOR, &full("v")).unwrap_err(), refusal);
 }
 
 #[test]
@@ -315,7 +315,10 @@ fn quotas_are_exact_under_concurrent_backups() {
                 .map(|number| {
                     scope.spawn(move || {
                         barrier.wait();
-                        world.engine.operations.backup(&full(&format!("v{}", number % 4)))
+                        world
+                            .engine
+                            .operations
+                            .backup(&Requester::OPERATOR, &full(&format!("v{}", number % 4)))
                     })
                 })
                 .collect();
@@ -351,7 +354,7 @@ fn quotas_are_exact_under_concurrent_restores() {
                     let request = RestoreRequest { name: Some(format!("new-{number}")), ..restore(id) };
                     scope.spawn(move || {
                         barrier.wait();
-                        world.engine.operations.restore(&request)
+                        world.engine.operations.restore(&Requester::OPERATOR, &request)
                     })
                 })
                 .collect();
@@ -477,7 +480,7 @@ fn a_volume_in_use_is_backed_up_with_force_only_and_never_restored_to() {
         let refusal = world.refused_backup(&full("v"));
         assert_refused(&refusal, RefusalKind::VolumeInUse, &["v"]);
         assert_eq!(
-            world.engine.operations.check_backup(&full("v")).unwrap_err().kind,
+            world.engine.operations.check_backup(&Requester::OPERATOR, &full("v")).unwrap_err().kind,
             RefusalKind::VolumeInUse
         );
         let forced = world.engine.backup(BackupRequest { force: true, ..full("v") });
@@ -540,7 +543,7 @@ fn jobs_that_are_not_there_or_have_ended_are_not_cancelled() {
     let folder = temporary();
     let world = World::new(folder.path(), NO_QUOTA);
     world.volume("v", b"bytes");
-    let accepted = world.engine.operations.backup(&full("v")).unwrap();
+    let accepted = world.engine.operations.backup(&Requester::OPERATOR, &full("v")).unwrap();
     assert_eq!(world.wait(accepted.job), JobState::Done);
     let operations = &world.engine.operations;
     let before = world.state();
@@ -551,8 +554,8 @@ fn jobs_that_are_not_there_or_have_ended_are_not_cancelled() {
         ("x", RefusalKind::JobNotFound),
         (&accepted.job.to_string(), RefusalKind::InvalidState),
     ] {
-        assert_refused(&operations.check_cancel(job).unwrap_err(), kind, &[job]);
-        assert_refused(&operations.cancel(job).unwrap_err(), kind, &[]);
+        assert_refused(&operations.check_cancel(&Requester::OPERATOR, job).unwrap_err(), kind, &[job]);
+        assert_refused(&operations.cancel(&Requester::OPERATOR, job).unwrap_err(), kind, &[]);
     }
     assert_eq!(world.state(), before);
 }

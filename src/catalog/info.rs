@@ -39,6 +39,7 @@ pub struct BackupInfo<'a> {
     volume_metadata: &'a VolumeMetadata,
     image_sha256: Option<&'a str>,
     last_verified_at: Option<Timestamp>,
+    protected: bool,
 }
 
 impl<'a> BackupInfo<'a> {
@@ -71,6 +72,7 @@ impl<'a> BackupInfo<'a> {
             volume_metadata: &record.volume_metadata,
             image_sha256: record.image_sha256.as_deref(),
             last_verified_at: record.last_verified_at,
+            protected: record.protected,
         }
     }
 

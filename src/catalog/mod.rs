@@ -63,7 +63,7 @@ impl Backups {
         self.remove(record.id);
         let volume = (record.source.clone(), record.volume_name.clone());
         self.by_volume.entry(volume).or_default().insert(record.id);
-        if let Some(parent) = record.parent_id {
+        if let Some(parent) = record.parent_id.filter(|_| !record.holds_nothing()) {
             self.children.entry(parent).or_default().insert(record.id);
         }
         self.by_id.insert(record.id, record);
@@ -158,8 +158,10 @@ impl Catalog {
     }
 
     /// Returns the backups that lean on this one directly.
-    pub fn dependents(&self, id: BackupId) -> Vec<BackupId> {
-        self.read().children.get(&id).into_iter().flatten().copied().collect()
+    pub fn dependents(&self, id: BackupId) -> Vec<Arc<BackupRecord>> {
+        let backups = self.read();
+        let ids = backups.children.get(&id).into_iter().flatten();
+        ids.filter_map(|id| backups.by_id.get(id).cloned()).collect()
     }
 
     pub fn has_dependents(&self, id: BackupId) -> bool {
@@ -192,12 +194,24 @@ impl Catalog {
         id: BackupId,
         change: impl FnOnce(&mut BackupRecord),
     ) -> Result<Arc<BackupRecord>, CatalogError> {
+        self.try_update(id, |record| {
+            change(record);
+            Ok(())
+        })
+    }
+
+    /// Changes a backup, durably, unless `change` refuses: what that looks at in the catalog cannot change meanwhile.
+    pub fn try_update<E: From<CatalogError>>(
+        &self,
+        id: BackupId,
+        change: impl FnOnce(&mut BackupRecord) -> Result<(), E>,
+    ) -> Result<Arc<BackupRecord>, E> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.get(id).ok_or(CatalogError::NotFound { id })?;
         let mut record = BackupRecord::clone(&record);
-        change(&mut record);
+        change(&mut record)?;
         record.updated_at = clock::now();
-        self.publish(record)
+        Ok(self.publish(record)?)
     }
 
     fn publish(&self, record: BackupRecord) -> Result<Arc<BackupRecord>, CatalogError> {
@@ -207,6 +221,12 @@ impl Catalog {
         let record = Arc::new(record);
         self.backups.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&record));
         Ok(record)
+    }
+
+    /// Takes a backup out of sight; its record stays, for whoever goes on with it after a restart.
+    pub fn hide(&self, id: BackupId) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// Removes a backup's record, durably.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{BackupRecord, Catalog};
-use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
+use crate::types::{Refusal, RefusalKind};
 
 /// A shorter text is not taken for the beginning of an id.
 const PREFIX_LENGTH_MIN: usize = 8;
@@ -11,12 +11,17 @@ const PREFIX_LENGTH_MIN: usize = 8;
 const CANDIDATES_SHOWN: usize = 10;
 
 impl Catalog {
-    /// Finds the one backup that `text` means: an id, the beginning of one, a name, or `VOLUME@latest`.
-    pub fn select(&self, text: &str) -> Result<Arc<BackupRecord>, Refusal> {
-        if let Some(record) = text.parse().ok().and_then(|id| self.get(id)) {
+    /// Finds the one visible backup that `text` means: an id, the beginning of one, a name, or `VOLUME@latest`.
+    pub fn select(
+        &self,
+        text: &str,
+        is_visible: impl Fn(&BackupRecord) -> bool,
+    ) -> Result<Arc<BackupRecord>, Refusal> {
+        if let Some(record) = text.parse().ok().and_then(|id| self.get(id)).filter(|one| is_visible(one)) {
             return Ok(record);
         }
-        let all = self.all();
+        let mut all = self.all();
+        all.retain(|record| is_visible(record));
         let is_prefix = text.len() >= PREFIX_LENGTH_MIN;
         let mut matching: Vec<_> = all
             .iter()
@@ -25,7 +30,7 @@ impl Catalog {
             })
             .collect();
         let latest = match text.strip_suffix("@latest") {
-            Some(volume) if matching.is_empty() => self.latest_of(volume)?,
+            Some(volume) if matching.is_empty() => latest_of(&all, volume)?,
             _ => None,
         };
         matching.extend(latest.as_ref());
@@ -41,37 +46,28 @@ impl Catalog {
             }
         }
     }
+}
 
-    fn latest_of(&self, volume: &str) -> Result<Option<Arc<BackupRecord>>, Refusal> {
-        let mut volumes = self.volumes_called(volume);
-        match (volumes.pop(), volumes.is_empty()) {
-            (Some((source, name)), true) => Ok(self.latest(&source, &name)),
-            (Some(last), false) => {
-                volumes.push(last);
-                let names = volumes.iter().map(|(source, name)| format!("{source}/{name}"));
-                Err(ambiguous("volume", volume, names))
-            }
-            (None, _) => Ok(None),
-        }
+/// Finds the newest readable backup of the one volume that `text` means.
+fn latest_of(all: &[Arc<BackupRecord>], text: &str) -> Result<Option<Arc<BackupRecord>>, Refusal> {
+    let of_volume: Vec<_> = all.iter().filter(|record| is_called(record, text)).collect();
+    let mut volumes: Vec<_> =
+        of_volume.iter().map(|record| format!("{}/{}", record.source, record.volume_name)).collect();
+    volumes.sort();
+    volumes.dedup();
+    if volumes.len() > 1 {
+        return Err(ambiguous("volume", text, volumes.into_iter()));
     }
+    let readable = of_volume.into_iter().filter(|record| record.status.is_readable());
+    Ok(readable.max_by_key(|record| (record.data_timestamp, record.id)).cloned())
+}
 
-    /// Returns the volumes with backups that `SOURCE/NAME`, `NAME` or a volume id can mean, sorted.
-    fn volumes_called(&self, text: &str) -> Vec<(SourceName, VolumeName)> {
-        let mut volumes: Vec<_> = self
-            .all()
-            .iter()
-            .filter(|record| {
-                let rest = text.strip_prefix(record.source.as_str()).and_then(|rest| rest.strip_prefix('/'));
-                rest == Some(record.volume_name.as_str())
-                    || record.volume_name.as_str() == text
-                    || record.volume_id.as_str() == text
-            })
-            .map(|record| (record.source.clone(), record.volume_name.clone()))
-            .collect();
-        volumes.sort();
-        volumes.dedup();
-        volumes
-    }
+/// Can `SOURCE/NAME`, `NAME` or a volume id mean the volume of this backup?
+fn is_called(record: &BackupRecord, text: &str) -> bool {
+    let rest = text.strip_prefix(record.source.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    rest == Some(record.volume_name.as_str())
+        || record.volume_name.as_str() == text
+        || record.volume_id.as_str() == text
 }
 
 /// A text that means several things, and which.

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 /// A backup's fields, in the order in which they are shown.
-pub const BACKUP_FIELDS: [&str; 26] = [
+pub const BACKUP_FIELDS: [&str; 27] = [
     "id",
     "name",
     "description",
@@ -33,6 +33,7 @@ pub const BACKUP_FIELDS: [&str; 26] = [
     "volume_metadata",
     "image_sha256",
     "last_verified_at",
+    "protected",
 ];
 
 /// A job's fields, in the order in which they are shown.

@@ -2,34 +2,63 @@
 
 use clap::{ArgMatches, Args, FromArgMatches};
 
-use super::grammar::{BackupArgs, CancelArgs, RestoreArgs};
+use super::grammar::{
+    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, SetArgs,
+};
+use super::words;
 
 /// A file in `control/`; its name is the command that its lines are arguments of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ControlFile {
     Backup,
     Restore,
+    Delete,
     Cancel,
+    Set,
+    ResetState,
+    Import,
+    Flatten,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 3] = [Self::Backup, Self::Restore, Self::Cancel];
+    pub const ALL: [Self; 8] = [
+        Self::Backup,
+        Self::Restore,
+        Self::Delete,
+        Self::Cancel,
+        Self::Set,
+        Self::ResetState,
+        Self::Import,
+        Self::Flatten,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Delete => "delete",
             Self::Cancel => "cancel",
+            Self::Set => "set",
+            Self::ResetState => "reset-state",
+            Self::Import => "import",
+            Self::Flatten => "flatten",
         }
     }
 
     /// Returns the clap command that reads a line's words.
+    ///
+    /// An import's line is a record as it was exported; its words are never read.
     pub(super) fn grammar(self) -> clap::Command {
         let command = clap::Command::new(self.name()).no_binary_name(true).term_width(0);
         match self {
             Self::Backup => BackupArgs::augment_args(command),
             Self::Restore => RestoreArgs::augment_args(command),
+            Self::Delete => DeleteArgs::augment_args(command),
             Self::Cancel => CancelArgs::augment_args(command),
+            Self::Set => SetArgs::augment_args(command),
+            Self::ResetState => ResetStateArgs::augment_args(command),
+            Self::Import => command.arg(clap::Arg::new("record")),
+            Self::Flatten => FlattenArgs::augment_args(command),
         }
     }
 
@@ -37,7 +66,15 @@ impl ControlFile {
         match self {
             Self::Backup => BackupArgs::from_arg_matches(matches).map(Command::Backup),
             Self::Restore => RestoreArgs::from_arg_matches(matches).map(Command::Restore),
+            Self::Delete => DeleteArgs::from_arg_matches(matches).map(Command::Delete),
             Self::Cancel => CancelArgs::from_arg_matches(matches).map(Command::Cancel),
+            Self::Set => SetArgs::from_arg_matches(matches).map(Command::Set),
+            Self::ResetState => ResetStateArgs::from_arg_matches(matches).map(Command::ResetState),
+            Self::Import => {
+                let record = matches.get_one::<String>("record").cloned().unwrap_or_default();
+                Ok(Command::Import(ImportArgs { record }))
+            }
+            Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
         }
     }
 }
@@ -47,7 +84,12 @@ impl ControlFile {
 pub enum Command {
     Backup(BackupArgs),
     Restore(RestoreArgs),
+    Delete(DeleteArgs),
     Cancel(CancelArgs),
+    Set(SetArgs),
+    ResetState(ResetStateArgs),
+    Import(ImportArgs),
+    Flatten(FlattenArgs),
 }
 
 /// A word that no control line can carry.
@@ -63,79 +105,44 @@ impl Command {
         match self {
             Self::Backup(_) => ControlFile::Backup,
             Self::Restore(_) => ControlFile::Restore,
+            Self::Delete(_) => ControlFile::Delete,
             Self::Cancel(_) => ControlFile::Cancel,
+            Self::Set(_) => ControlFile::Set,
+            Self::ResetState(_) => ControlFile::ResetState,
+            Self::Import(_) => ControlFile::Import,
+            Self::Flatten(_) => ControlFile::Flatten,
         }
     }
 
     /// Returns the line, without its end, that [`super::parse_lines`] reads as this command.
     pub fn to_line(&self) -> Result<String, UnwritableWord> {
         let words = match self {
-            Self::Backup(args) => backup_words(args),
-            Self::Restore(args) => restore_words(args),
-            Self::Cancel(args) => Words::default().finish(&args.job),
+            Self::Backup(args) => words::of_backup(args),
+            Self::Restore(args) => words::of_restore(args),
+            Self::Delete(args) => words::of_delete(args),
+            Self::Cancel(args) => words::of_operand(&args.job),
+            Self::Set(args) => words::of_set(args),
+            Self::ResetState(args) => words::of_reset_state(args),
+            Self::Import(args) => return record_line(&args.record),
+            Self::Flatten(args) => words::of_operand(&args.backup),
         };
-        for word in &words {
-            for (c, what) in [('\n', "a line break"), ('\0', "a NUL byte")] {
-                if word.contains(c) {
-                    return Err(UnwritableWord { word: word.clone(), what });
-                }
-            }
-        }
+        words.iter().try_for_each(|word| check_word(word))?;
         shlex::try_join(words.iter().map(String::as_str))
             .map_err(|_| UnwritableWord { word: words.join(" "), what: "a NUL byte" })
     }
 }
 
-fn backup_words(args: &BackupArgs) -> Vec<String> {
-    let mut words = Words::default();
-    words.option("--name", args.name.as_deref());
-    words.option("--description", args.description.as_deref());
-    words.flag("--incremental", args.incremental);
-    words.flag("--force", args.force);
-    words.option("--snapshot", args.snapshot.as_deref());
-    for (key, value) in &args.properties {
-        words.option("--property", Some(&format!("{key}={value}")));
-    }
-    words.finish(&args.volume)
+fn record_line(record: &str) -> Result<String, UnwritableWord> {
+    let line = record.strip_suffix('\n').unwrap_or(record);
+    check_word(line)?;
+    Ok(line.to_owned())
 }
 
-fn restore_words(args: &RestoreArgs) -> Vec<String> {
-    let mut words = Words::default();
-    words.option("--to", args.to.as_deref());
-    words.option("--name", args.name.as_deref());
-    words.option("--source", args.source.as_deref());
-    words.option("--type", args.volume_type.as_deref());
-    words.flag("--force", args.force);
-    words.finish(&args.backup)
-}
-
-/// The options of a line, in order.
-#[derive(Default)]
-struct Words(Vec<String>);
-
-impl Words {
-    fn flag(&mut self, name: &str, on: bool) {
-        if on {
-            self.0.push(name.to_owned());
+fn check_word(word: &str) -> Result<(), UnwritableWord> {
+    for (c, what) in [('\n', "a line break"), ('\0', "a NUL byte")] {
+        if word.contains(c) {
+            return Err(UnwritableWord { word: word.to_owned(), what });
         }
     }
-
-    fn option(&mut self, name: &str, value: Option<&str>) {
-        match value {
-            // As a word of its own it would be read as the next option.
-            Some(value) if value.starts_with('-') => self.0.push(format!("{name}={value}")),
-            Some(value) => self.0.extend([name.to_owned(), value.to_owned()]),
-            None => {}
-        }
-    }
-
-    /// Adds the operand: in front, or behind `--` when it would be read as an option.
-    fn finish(mut self, operand: &str) -> Vec<String> {
-        if operand.starts_with('-') {
-            self.0.extend(["--".to_owned(), operand.to_owned()]);
-        } else {
-            self.0.insert(0, operand.to_owned());
-        }
-        self.0
-    }
+    Ok(())
 }

@@ -5,8 +5,8 @@
 //! with its source (`rbd/-name`); the value of an option that starts with a dash, as `--name=-name`. Quotes do not
 //! help there: they are gone before the words are looked at, as in a shell.
 
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct BackupArgs {
@@ -41,6 +41,10 @@ pub struct BackupArgs {
     /// Property to keep with the backup (repeat for several)
     #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]
     pub properties: Vec<(String, String)>,
+
+    /// Never delete or prune the backup until `set --no-protect`
+    #[arg(long)]
+    pub protect: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -72,6 +76,88 @@ pub struct RestoreArgs {
     /// Allow an existing volume to be overwritten
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct DeleteArgs {
+    /// Backup to delete: its id, 8 or more characters of the id's start, its name, or VOLUME@latest (repeat for
+    /// several, in any order)
+    #[arg(required = true, value_name = "BACKUP", value_parser = NonEmptyStringValueParser::new())]
+    pub backups: Vec<String>,
+
+    /// Also when it is being made or restored: that is cancelled
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct FlattenArgs {
+    /// Incremental backup to make a full one
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub backup: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct SetArgs {
+    /// Backup to change
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub backup: String,
+
+    /// New name; an empty one takes the name away
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// New description; an empty one takes it away
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+
+    /// Take all properties away, before --property adds some
+    #[arg(long)]
+    pub no_property: bool,
+
+    /// Property to add or to change (repeat for several)
+    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
+
+    /// Property to take away (repeat for several)
+    #[arg(long = "remove-property", value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    pub removed_properties: Vec<String>,
+
+    /// Never delete or prune the backup
+    #[arg(long)]
+    pub protect: bool,
+
+    /// Allow the backup to be deleted and pruned again
+    #[arg(long, conflicts_with = "protect")]
+    pub no_protect: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ResetStateArgs {
+    /// Backup whose state is wrong
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub backup: String,
+
+    /// State to set; without it: available
+    #[arg(value_name = "STATE", value_enum)]
+    pub new_state: Option<NewState>,
+
+    /// State to set, as an option
+    #[arg(long, value_enum, conflicts_with = "new_state")]
+    pub state: Option<NewState>,
+}
+
+/// What a state can be reset to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NewState {
+    Available,
+    Error,
+}
+
+/// The text of one exported record; in a control file it is a line as it is, not shell words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportArgs {
+    pub record: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]

@@ -6,6 +6,7 @@
 use clap::error::ErrorKind;
 
 use super::command::{Command, ControlFile};
+use super::grammar::ImportArgs;
 use crate::types::{KIB, Refusal, RefusalKind};
 
 /// A line is one command; a name has at most 4096 bytes, a description is a paragraph.
@@ -48,7 +49,8 @@ fn parse_line(
     grammar: &mut clap::Command,
     line: &[u8],
 ) -> Result<Option<Command>, String> {
-    if line.len() > LINE_BYTES_MAX {
+    // A record holds texts of its own, and is bounded by the write that carries it.
+    if line.len() > LINE_BYTES_MAX && file != ControlFile::Import {
         return Err(format!("it has {} bytes, and a line can have {LINE_BYTES_MAX}", line.len()));
     }
     let line = std::str::from_utf8(line).map_err(|error| {
@@ -58,6 +60,10 @@ fn parse_line(
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.contains('\0') {
         return Err("it holds a NUL byte".to_owned());
+    }
+    if file == ControlFile::Import {
+        let args = ImportArgs { record: line.to_owned() };
+        return Ok((!line.trim().is_empty()).then_some(Command::Import(args)));
     }
     let words = shlex::split(line)
         .ok_or_else(|| format!("a quote is not closed, or a backslash ends it: {}", quoted(line)))?;

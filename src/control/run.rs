@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Accepted, Answer, BackupArgs, CancelArgs, Command, ControlFile, RestoreArgs, parse_lines};
-use crate::operations::{BackupRequest, Operations, RestoreRequest};
-use crate::types::{Refusal, RefusalKind};
+use super::{
+    Accepted, Answer, BackupArgs, Command, ControlFile, DeleteArgs, NewState, ResetStateArgs, RestoreArgs,
+    SetArgs, parse_lines,
+};
+use crate::catalog::BackupStatus;
+use crate::operations::{
+    BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, SetRequest,
+};
+use crate::types::{BackupId, Refusal, RefusalKind};
 use crate::vfs::{Caller, CommandOutcome, CommandRunner};
 
 /// The commands of the control files over one repository.
@@ -21,19 +27,25 @@ impl Commands {
     ///
     /// Lines that cannot be read, or would be refused as things stand, refuse the whole write before anything is
     /// done. A line that is refused only when its turn comes, because of the lines before it or of somebody else,
-    /// ends the write there; the sentence says how many were accepted before.
-    fn run_lines(&self, file: ControlFile, text: &[u8]) -> Result<Answer, Refusal> {
+    /// ends the write there; the sentence says how many were accepted before. Deletes and imports are taken
+    /// together, since their order does not matter.
+    fn run_lines(&self, file: ControlFile, requester: &Requester, text: &[u8]) -> Result<Answer, Refusal> {
         let commands = parse_lines(file, text)?;
         if let [only] = commands.as_slice() {
             // What is checked first would be checked twice, and may cost a round trip to the source.
-            return Ok(Answer::Accepted(vec![self.run_one(only)?]));
+            return Ok(Answer::Accepted(vec![self.run_one(requester, only)?]));
+        }
+        match file {
+            ControlFile::Delete => return self.delete(requester, &commands),
+            ControlFile::Import => return self.import(requester, &commands),
+            _ => {}
         }
         for (number, command) in (1..).zip(&commands) {
-            self.check(command).map_err(|refusal| at_line(number, &refusal))?;
+            self.check(requester, command).map_err(|refusal| at_line(number, &refusal))?;
         }
         let mut accepted = Vec::with_capacity(commands.len());
         for command in &commands {
-            match self.run_one(command) {
+            match self.run_one(requester, command) {
                 Ok(one) => accepted.push(one),
                 Err(refusal) => return Err(after_accepting(&accepted, &refusal)),
             }
@@ -41,40 +53,92 @@ impl Commands {
         Ok(Answer::Accepted(accepted))
     }
 
-    fn check(&self, command: &Command) -> Result<(), Refusal> {
+    fn check(&self, requester: &Requester, command: &Command) -> Result<(), Refusal> {
+        let operations = &self.operations;
         match command {
-            Command::Backup(args) => self.operations.check_backup(&backup_request(args)),
-            Command::Restore(args) => self.operations.check_restore(&restore_request(args)),
-            Command::Cancel(args) => self.operations.check_cancel(&args.job),
+            Command::Backup(args) => operations.check_backup(requester, &backup_request(args)),
+            Command::Restore(args) => operations.check_restore(requester, &restore_request(args)),
+            Command::Cancel(args) => operations.check_cancel(requester, &args.job),
+            Command::Set(args) => operations.check_set(requester, &set_request(args)),
+            Command::ResetState(args) => {
+                operations.check_reset_state(requester, &args.backup, new_status(args))
+            }
+            Command::Flatten(args) => operations.check_flatten(requester, &args.backup),
+            // Several of them are one request, which is checked as a whole.
+            Command::Delete(_) | Command::Import(_) => Ok(()),
         }
     }
 
-    fn run_one(&self, command: &Command) -> Result<Accepted, Refusal> {
+    fn run_one(&self, requester: &Requester, command: &Command) -> Result<Accepted, Refusal> {
+        let operations = &self.operations;
         match command {
-            Command::Backup(args) => self.backup(args),
-            Command::Restore(args) => self.restore(args),
-            Command::Cancel(args) => self.cancel(args),
+            Command::Backup(args) => {
+                let accepted = operations.backup(requester, &backup_request(args))?;
+                Ok(Accepted::new()
+                    .with("backup", accepted.backup)
+                    .with("job", accepted.job)
+                    .with("is_incremental", accepted.is_incremental))
+            }
+            Command::Restore(args) => {
+                let accepted = operations.restore(requester, &restore_request(args))?;
+                let volume = format!("{}/{}", accepted.source, accepted.volume);
+                let answer = Accepted::new().with("backup", accepted.backup).with("job", accepted.job);
+                Ok(answer.with("volume", volume))
+            }
+            Command::Delete(args) => Ok(deleted(&operations.delete(requester, &delete_requests(args))?)),
+            Command::Cancel(args) => {
+                operations.cancel(requester, &args.job)?;
+                Ok(Accepted::new().with("job", &args.job))
+            }
+            Command::Set(args) => {
+                Ok(Accepted::new().with("backup", operations.set(requester, &set_request(args))?))
+            }
+            Command::ResetState(args) => {
+                let status = new_status(args);
+                let backup = operations.reset_state(requester, &args.backup, status)?;
+                Ok(Accepted::new().with("backup", backup).with("status", status))
+            }
+            Command::Import(args) => {
+                let backups = operations.import(requester, std::slice::from_ref(&args.record))?;
+                Ok(backups.iter().fold(Accepted::new(), |answer, backup| answer.with("backup", backup)))
+            }
+            Command::Flatten(args) => {
+                let accepted = operations.flatten(requester, &args.backup)?;
+                Ok(Accepted::new().with("backup", accepted.backup).with("job", accepted.job))
+            }
         }
     }
 
-    fn backup(&self, args: &BackupArgs) -> Result<Accepted, Refusal> {
-        let accepted = self.operations.backup(&backup_request(args))?;
-        Ok(Accepted::new()
-            .with("backup", accepted.backup)
-            .with("job", accepted.job)
-            .with("is_incremental", accepted.is_incremental))
+    /// Takes the backups of all lines together: what leans on others goes first, in whatever order they are named.
+    fn delete(&self, requester: &Requester, commands: &[Command]) -> Result<Answer, Refusal> {
+        let of_line = |command: &Command| match command {
+            Command::Delete(args) => delete_requests(args),
+            _ => Vec::new(),
+        };
+        let lines: Vec<Vec<DeleteRequest>> = commands.iter().map(of_line).collect();
+        let mut accepted = self.operations.delete(requester, &lines.concat())?.into_iter();
+        let answer =
+            |line: &Vec<DeleteRequest>| deleted(&accepted.by_ref().take(line.len()).collect::<Vec<_>>());
+        Ok(Answer::Accepted(lines.iter().map(answer).collect()))
     }
 
-    fn restore(&self, args: &RestoreArgs) -> Result<Accepted, Refusal> {
-        let accepted = self.operations.restore(&restore_request(args))?;
-        let volume = format!("{}/{}", accepted.source, accepted.volume);
-        Ok(Accepted::new().with("backup", accepted.backup).with("job", accepted.job).with("volume", volume))
+    fn import(&self, requester: &Requester, commands: &[Command]) -> Result<Answer, Refusal> {
+        let record = |command: &Command| match command {
+            Command::Import(args) => Some(args.record.clone()),
+            _ => None,
+        };
+        let records: Vec<String> = commands.iter().filter_map(record).collect();
+        let backups = self.operations.import(requester, &records)?;
+        let answer = |backup: &BackupId| Accepted::new().with("backup", backup);
+        Ok(Answer::Accepted(backups.iter().map(answer).collect()))
     }
+}
 
-    fn cancel(&self, args: &CancelArgs) -> Result<Accepted, Refusal> {
-        self.operations.cancel(&args.job)?;
-        Ok(Accepted::new().with("job", &args.job))
-    }
+/// One line's answer: `backup` and `job` of each backup that it names.
+fn deleted(accepted: &[DeleteAccepted]) -> Accepted {
+    let answer =
+        |answer: Accepted, one: &DeleteAccepted| answer.with("backup", one.backup).with("job", one.job);
+    accepted.iter().fold(Accepted::new(), answer)
 }
 
 fn backup_request(args: &BackupArgs) -> BackupRequest {
@@ -86,6 +150,7 @@ fn backup_request(args: &BackupArgs) -> BackupRequest {
         force: args.force,
         snapshot: args.snapshot.clone(),
         properties: args.properties.iter().cloned().collect(),
+        protect: args.protect,
     }
 }
 
@@ -97,6 +162,35 @@ fn restore_request(args: &RestoreArgs) -> RestoreRequest {
         source: args.source.clone(),
         volume_type: args.volume_type.clone(),
         force: args.force,
+    }
+}
+
+fn delete_requests(args: &DeleteArgs) -> Vec<DeleteRequest> {
+    let request = |backup: &String| DeleteRequest { backup: backup.clone(), force: args.force };
+    args.backups.iter().map(request).collect()
+}
+
+fn set_request(args: &SetArgs) -> SetRequest {
+    SetRequest {
+        backup: args.backup.clone(),
+        name: args.name.clone(),
+        description: args.description.clone(),
+        clear_properties: args.no_property,
+        properties: args.properties.iter().cloned().collect(),
+        removed_properties: args.removed_properties.clone(),
+        protected: match (args.protect, args.no_protect) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        },
+    }
+}
+
+/// The state to set: that of the option, else the operand's, else `available`, as OpenStack has it.
+fn new_status(args: &ResetStateArgs) -> BackupStatus {
+    match args.state.or(args.new_state) {
+        Some(NewState::Error) => BackupStatus::Error,
+        Some(NewState::Available) | None => BackupStatus::Available,
     }
 }
 
@@ -119,11 +213,12 @@ fn after_accepting(accepted: &[Accepted], refusal: &Refusal) -> Refusal {
 }
 
 impl CommandRunner for Commands {
-    fn run(&self, file: &str, _caller: Caller, text: &[u8]) -> CommandOutcome {
+    fn run(&self, file: &str, caller: Caller, text: &[u8]) -> CommandOutcome {
         let file = ControlFile::ALL.into_iter().find(|known| known.name() == file).ok_or_else(|| {
             Refusal::new(RefusalKind::InvalidInput, format!("there is no control file {file:?}"))
         });
-        match file.and_then(|file| self.run_lines(file, text)) {
+        let requester = self.operations.requester(caller.uid);
+        match file.and_then(|file| self.run_lines(file, &requester, text)) {
             Ok(answer) => CommandOutcome { answer: answer.to_string(), refusal: None },
             Err(refusal) => {
                 CommandOutcome { answer: Answer::from(&refusal).to_string(), refusal: Some(refusal.kind) }

@@ -106,6 +106,13 @@ pub struct BackupRecord {
     pub snapshot: Option<SnapshotReference>,
     /// While `restoring`: the volume that is being filled, so that a start after a crash can clean up.
     pub restore_target: Option<RestoreTarget>,
+    /// Never deleted or pruned, until that is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
+    /// Manifests that this backup had before it was flattened, until they are removed: an image that is open may
+    /// still need them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired_manifests: Vec<ManifestId>,
 }
 
 /// Where a running restore writes.
@@ -120,6 +127,13 @@ pub struct RestoreTarget {
 impl BackupRecord {
     pub fn is_incremental(&self) -> bool {
         self.parent_id.is_some()
+    }
+
+    /// Did it fail before it had any data? Then it needs no parent, and counts in no quota.
+    pub fn holds_nothing(&self) -> bool {
+        let has_failed =
+            matches!(self.status, BackupStatus::Error | BackupStatus::Deleting | BackupStatus::ErrorDeleting);
+        has_failed && self.manifest.is_none()
     }
 
     pub fn encode(&self) -> Result<String, FormatError> {

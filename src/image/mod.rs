@@ -4,6 +4,7 @@
 //! cache. A read then costs a lookup in such a list, however long the chain is.
 
 mod resolve;
+mod uses;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::format::record::ManifestReference;
 use crate::objects::ObjectStore;
 use crate::store::{ChunkStore, LoadingCache, ManifestReader, PageCache, StoreError};
 use crate::types::{ByteRange, ManifestId};
+use uses::{ManifestUse, ManifestUses};
 
 /// A region is resolved at once: large enough that the walk down the chain is shared by many reads, small enough
 /// that a random read does not wait for it.
@@ -24,6 +26,7 @@ type Segments = Arc<[ManifestExtent]>;
 pub struct ImageCaches {
     pages: Arc<PageCache>,
     regions: LoadingCache<(ManifestId, u64), Segments>,
+    uses: Arc<ManifestUses>,
 }
 
 impl ImageCaches {
@@ -32,7 +35,13 @@ impl ImageCaches {
         Arc::new(Self {
             pages: Arc::new(PageCache::new(bytes_max / 2)),
             regions: LoadingCache::new(bytes_max / 2, weigh),
+            uses: Arc::default(),
         })
+    }
+
+    /// Runs `action` when no open image reads any of these manifests: at once, or when the last one is closed.
+    pub fn when_unused(&self, manifests: Vec<ManifestId>, action: impl FnOnce() + Send + 'static) {
+        self.uses.when_unused(manifests, Box::new(action));
     }
 }
 
@@ -44,6 +53,7 @@ pub struct Image {
     layers: Vec<ManifestReader>,
     newest: ManifestId,
     size_bytes: u64,
+    _use: ManifestUse,
 }
 
 impl Image {
@@ -53,6 +63,8 @@ impl Image {
         caches: Arc<ImageCaches>,
         chain: &[ManifestReference],
     ) -> Result<Self, StoreError> {
+        // Before they are opened: from here on none of them is removed.
+        let in_use = caches.uses.begin(chain.iter().map(|manifest| manifest.id).collect());
         let open = |reference| {
             let objects: Arc<dyn ObjectStore> = Arc::clone(store.objects());
             ManifestReader::open(objects, Arc::clone(&caches.pages), reference)
@@ -61,11 +73,21 @@ impl Image {
         // The catalog gives no empty chain; without a layer there is nothing that could be read.
         let newest = layers.first().ok_or(StoreError::Stopped)?;
         let (newest, size_bytes) = (newest.id(), newest.size_bytes());
-        Ok(Self { store, caches, layers, newest, size_bytes })
+        Ok(Self { store, caches, layers, newest, size_bytes, _use: in_use })
     }
 
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// Does any backup that the image is made of have this manifest?
+    pub fn has_manifest(&self, manifest: ManifestId) -> bool {
+        self.layers.iter().any(|layer| layer.id() == manifest)
+    }
+
+    /// Returns the newest backup's record as it was when its manifest was written.
+    pub fn about(&self) -> Result<Vec<u8>, StoreError> {
+        self.layers.first().map_or(Ok(Vec::new()), ManifestReader::about)
     }
 
     /// How many backups the image is made of.

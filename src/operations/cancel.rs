@@ -1,12 +1,13 @@
 //! Cancelling a job: it stops at its next checkpoint and leaves nothing that its rules do not say.
 
-use super::Operations;
-use crate::jobs::JobId;
+use super::access::not_authorized;
+use super::{Operations, Requester};
+use crate::jobs::{JobId, JobReport};
 use crate::types::{Refusal, RefusalKind};
 
 impl Operations {
-    pub fn check_cancel(&self, job: &str) -> Result<(), Refusal> {
-        let report = self.jobs.report(job_id(job)?).ok_or_else(|| no_such_job(job))?;
+    pub fn check_cancel(&self, requester: &Requester, job: &str) -> Result<(), Refusal> {
+        let report = self.job_of(requester, job)?;
         if report.state.has_ended() {
             let sentence = format!("job {job} has ended: it is {}", report.state);
             return Err(Refusal::new(RefusalKind::InvalidState, sentence));
@@ -14,13 +15,19 @@ impl Operations {
         Ok(())
     }
 
-    pub fn cancel(&self, job: &str) -> Result<(), Refusal> {
-        Ok(self.jobs.cancel(job_id(job)?)?)
+    pub fn cancel(&self, requester: &Requester, job: &str) -> Result<(), Refusal> {
+        let report = self.job_of(requester, job)?;
+        Ok(self.jobs.cancel(report.id)?)
     }
-}
 
-fn job_id(text: &str) -> Result<JobId, Refusal> {
-    text.parse().map_err(|_| no_such_job(text))
+    fn job_of(&self, requester: &Requester, text: &str) -> Result<JobReport, Refusal> {
+        let id: Option<JobId> = text.parse().ok();
+        let report = id.and_then(|id| self.jobs.report(id)).ok_or_else(|| no_such_job(text))?;
+        if !report.project.parse().is_ok_and(|project| requester.owns(&project)) {
+            return Err(not_authorized(format!("job {text} does not belong to a project of yours")));
+        }
+        Ok(report)
+    }
 }
 
 fn no_such_job(text: &str) -> Refusal {

@@ -113,7 +113,10 @@ impl Operations {
         let records = self.repository.catalog().of_volume_id(&of.source, &of.volume_id);
         let creating = records.iter().filter(|record| record.status == BackupStatus::Creating);
         let mut needed: HashSet<_> =
-            creating.filter_map(|record| self.snapshot_name(record.id).ok()).collect();
+            creating.clone().filter_map(|record| self.snapshot_name(record.id).ok()).collect();
+        // The source is asked what changed since the parent's, for as long as the backup is being made.
+        let parents = creating.filter_map(|record| self.repository.catalog().get(record.parent_id?));
+        needed.extend(parents.filter_map(|parent| Some(parent.snapshot.as_ref()?.name.clone())));
         if source.tracks_changes() {
             let mut projects = HashSet::new();
             // Newest first: the first one of each project is the parent of the project's next incremental.

@@ -1,17 +1,23 @@
-//! What amberfs does: backup and restore. Each plans and refuses first, while the command waits, and then runs as
+//! What amberfs does: backup, restore, delete and the rest of a backup's life. Each plans and refuses first, while the command waits, and then runs as
 //! a job.
 //!
 //! A command that is refused has changed nothing. A job that fails leaves what its operation's rules say, and the
 //! next start of the daemon puts right what a crash left: see [`recovery`].
 
+mod access;
 mod backup;
 mod cancel;
 mod cleanup;
+mod completeness;
+mod delete;
+mod flatten;
+mod import;
 mod quota;
 mod recovery;
 mod refusal;
 mod restore;
 mod select;
+mod set;
 mod zeros;
 
 use std::collections::BTreeMap;
@@ -21,11 +27,15 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
+pub use access::Requester;
 pub use backup::{BackupAccepted, BackupRequest};
+pub use delete::{DeleteAccepted, DeleteRequest};
+pub use flatten::FlattenAccepted;
 pub use quota::{BackupUse, VolumeUse};
 use restore::Targets;
 pub use restore::{RestoreAccepted, RestoreRequest};
 pub use select::VolumeSelection;
+pub use set::SetRequest;
 
 use crate::catalog::Project;
 use crate::jobs::{Budget, JobQueue};

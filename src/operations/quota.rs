@@ -6,7 +6,7 @@
 use super::Operations;
 use crate::catalog::Project;
 use crate::source::{Source, SourceError};
-use crate::types::{ProjectName, Refusal, RefusalKind, SourceName, VolumeName, gib_rounded_up};
+use crate::types::{ProjectName, Refusal, RefusalKind, VolumeName, gib_rounded_up};
 
 /// What a project's backups use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,22 +35,19 @@ enum Sizes {
 }
 
 impl Operations {
-    /// Returns the project that owns a source.
-    pub(super) fn project_of(&self, source: &SourceName) -> Result<&Project, Refusal> {
-        self.options.projects.iter().find(|project| project.sources.contains(source)).ok_or_else(|| {
-            let sentence = format!("no project in the configuration has the source {source}");
-            Refusal::new(RefusalKind::NotAuthorized, sentence)
-        })
-    }
-
     /// Refuses a backup that would go over the limits of its project.
     pub(super) fn check_backup_quota(&self, project: &Project, size_bytes: u64) -> Result<(), Refusal> {
+        self.check_backups_quota(project, &[size_bytes])
+    }
+
+    /// Refuses several backups that together would go over the limits of their project.
+    pub(super) fn check_backups_quota(&self, project: &Project, sizes_bytes: &[u64]) -> Result<(), Refusal> {
         let BackupUse { count, gigabytes, .. } = self.backup_use(&project.name);
-        if exceeds(project.quota.backups, count + 1) {
+        if exceeds(project.quota.backups, count + sizes_bytes.len() as u64) {
             let sentence = format!("Maximum number of backups allowed ({}) exceeded", project.quota.backups);
             return Err(Refusal::new(RefusalKind::VolumeBackupLimitExceeded, sentence));
         }
-        let requested = gib_rounded_up(size_bytes);
+        let requested: u64 = sizes_bytes.iter().map(|bytes| gib_rounded_up(*bytes)).sum();
         if exceeds(project.quota.backup_gigabytes, gigabytes + requested) {
             let sentence = format!(
                 "Requested backup exceeds allowed Backup gigabytes quota. Requested {requested}G, quota is {}G and {gigabytes}G has been consumed.",
@@ -64,7 +61,7 @@ impl Operations {
     /// Counts the backups of a project, in whatever state they are.
     pub fn backup_use(&self, project: &ProjectName) -> BackupUse {
         let all = self.repository.catalog().all();
-        let own = all.iter().filter(|record| record.project == *project);
+        let own = all.iter().filter(|record| record.project == *project && !record.holds_nothing());
         own.fold(BackupUse::default(), |used, record| BackupUse {
             count: used.count + 1,
             gigabytes: used.gigabytes + gib_rounded_up(record.size_bytes),
@@ -103,10 +100,9 @@ impl Operations {
         Ok(used)
     }
 
-    /// Refuses a new volume that would go over the limits of the project that owns its source. All volumes in the
-    /// project's sources count, and the ones that running restores are about to make.
-    pub(super) fn check_volume_quota(&self, source: &dyn Source, size_bytes: u64) -> Result<(), Refusal> {
-        let project = self.project_of(source.name())?;
+    /// Refuses a new volume that would go over the limits of its project. All volumes in the project's sources
+    /// count, and the ones that running restores are about to make.
+    pub(super) fn check_volume_quota(&self, project: &Project, size_bytes: u64) -> Result<(), Refusal> {
         let quota = project.quota;
         if quota.volumes < 0 && quota.gigabytes < 0 {
             return Ok(());

@@ -24,13 +24,17 @@ impl Operations {
         if self.repository.is_read_only() {
             return;
         }
-        let mut restoring = Vec::new();
+        let (mut restoring, mut deleting) = (Vec::new(), Vec::new());
         for record in self.repository.catalog().all() {
             match record.status {
                 BackupStatus::Creating => self.resume_backup(&record),
                 BackupStatus::Restoring => restoring.push(record),
-                _ => {}
+                BackupStatus::Deleting => deleting.push(record),
+                _ => self.remove_retired_manifests(&record),
             }
+        }
+        for record in self.dependents_first(deleting) {
+            self.finish_delete(&record);
         }
         let (running, ended) = crossbeam_channel::bounded(0);
         *self.recovering.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
@@ -55,6 +59,13 @@ impl Operations {
         match self.submit_backup(record, None) {
             Ok(accepted) => tracing::info!(backup = %record.id, job = %accepted.job, "resumed"),
             Err(refusal) => self.fail_backup(record, refusal.to_string()),
+        }
+    }
+
+    fn finish_delete(self: &Arc<Self>, record: &BackupRecord) {
+        match self.submit_delete(record) {
+            Ok(job) => tracing::info!(backup = %record.id, %job, "the delete goes on"),
+            Err(refusal) => tracing::error!(backup = %record.id, %refusal, "the delete cannot go on"),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Operations;
+use super::access::not_authorized;
+use super::{Operations, Requester};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::types::{Refusal, RefusalKind, VolumeName};
 
@@ -13,12 +14,18 @@ pub struct VolumeSelection {
 }
 
 impl Operations {
-    /// Finds the one volume that `text` means.
+    /// Finds the one volume of the requester's sources that `text` means.
     ///
     /// Who names the source means it: the others, which may be far away or out of reach, are asked only when it has
     /// no such volume.
-    pub fn select_volume(&self, text: &str) -> Result<VolumeSelection, Refusal> {
+    pub fn select_volume(&self, requester: &Requester, text: &str) -> Result<VolumeSelection, Refusal> {
         if let Some((source, name)) = self.qualified(text) {
+            if !self.sees_source(requester, source.name()) {
+                return Err(not_authorized(format!(
+                    "source {} does not belong to a project of yours",
+                    source.name()
+                )));
+            }
             match source.volume(&name) {
                 Ok(volume) => return Ok(VolumeSelection { source: Arc::clone(source), volume }),
                 Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
@@ -28,7 +35,7 @@ impl Operations {
         let mut found = Vec::new();
         let mut unavailable = None;
         if let Ok(name) = text.parse::<VolumeName>() {
-            for source in self.sources.iter() {
+            for source in self.sources_of(requester) {
                 match source.volume(&name) {
                     Ok(volume) => found.push(VolumeSelection { source: Arc::clone(source), volume }),
                     Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
@@ -37,7 +44,7 @@ impl Operations {
             }
         }
         if found.is_empty() {
-            found = self.volumes_with_id(text);
+            found = self.volumes_with_id(requester, text);
         }
         match (found.pop(), found.is_empty(), unavailable) {
             (Some(volume), true, _) => Ok(volume),
@@ -53,7 +60,7 @@ impl Operations {
             // It may live in the source that cannot be asked now: that is not "not found". But who named a source
             // that answers got that source's answer.
             (None, _, Some(error)) if self.qualified(text).is_none() => Err(error.into()),
-            (None, ..) => Err(self.no_such_volume(text)),
+            (None, ..) => Err(self.no_such_volume(requester, text)),
         }
     }
 
@@ -66,13 +73,13 @@ impl Operations {
     }
 
     /// Looks among the volumes that have backups only: no source can be asked for an id.
-    fn volumes_with_id(&self, text: &str) -> Vec<VolumeSelection> {
+    fn volumes_with_id(&self, requester: &Requester, text: &str) -> Vec<VolumeSelection> {
         let mut names: Vec<_> = self
             .repository
             .catalog()
             .all()
             .iter()
-            .filter(|record| record.volume_id.as_str() == text)
+            .filter(|record| record.volume_id.as_str() == text && self.sees_source(requester, &record.source))
             .map(|record| (record.source.clone(), record.volume_name.clone()))
             .collect();
         names.sort();
@@ -87,8 +94,9 @@ impl Operations {
             .collect()
     }
 
-    fn no_such_volume(&self, text: &str) -> Refusal {
-        let sources: Vec<_> = self.sources.iter().map(|source| source.name().to_string()).collect();
+    fn no_such_volume(&self, requester: &Requester, text: &str) -> Refusal {
+        let sources: Vec<_> =
+            self.sources_of(requester).iter().map(|source| source.name().to_string()).collect();
         let sentence =
             format!("there is no volume {text:?} in {}; `amberfs volume list` shows all", sources.join(", "));
         Refusal::new(RefusalKind::VolumeNotFound, sentence)

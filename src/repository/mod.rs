@@ -169,19 +169,67 @@ impl Repository {
 
     /// Opens the image of a backup whose manifest is published.
     pub fn image(&self, id: BackupId) -> Result<Arc<Image>, RepositoryError> {
-        let chain = self.catalog.chain(id)?;
+        let mut chain = self.catalog.chain(id)?;
+        loop {
+            let opened = self.image_of(&chain);
+            if opened.is_ok() {
+                return opened;
+            }
+            // A backup of the chain may have been flattened in between; each time there is less of it.
+            let now = self.catalog.chain(id)?;
+            if now == chain {
+                return opened;
+            }
+            chain = now;
+        }
+    }
+
+    fn image_of(&self, chain: &[ManifestReference]) -> Result<Arc<Image>, RepositoryError> {
         let newest = chain.first().map(|manifest| manifest.id);
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(image) = newest.and_then(|newest| images.get(&newest)) {
             return Ok(Arc::clone(image));
         }
         drop(images);
-        let image = Arc::new(self.open_image(&chain)?);
+        let image = Arc::new(self.open_image(chain)?);
         if let Some(newest) = newest {
             images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
             images.put(newest, Arc::clone(&image));
         }
         Ok(image)
+    }
+
+    /// Is there a record of this backup, one that is being deleted included?
+    pub fn has_record(&self, id: BackupId) -> Result<bool, RepositoryError> {
+        match self.objects().length(ObjectName::Record(id)) {
+            Ok(_) => Ok(true),
+            Err(ObjectError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes manifests that no backup has any more, as soon as no open image reads them, and then runs `then`.
+    ///
+    /// A failure is told and leaves the manifest; `then` is not run, so that the next start can try again.
+    pub fn retire_manifests(&self, manifests: Vec<ManifestId>, then: impl FnOnce() + Send + 'static) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_affected = |image: &Image| manifests.iter().any(|manifest| image.has_manifest(*manifest));
+        let affected: Vec<_> =
+            images.iter().filter(|(_, image)| is_affected(image)).map(|(newest, _)| *newest).collect();
+        // Dropped behind the lock: the last one may remove manifests right there.
+        let dropped: Vec<_> = affected.iter().filter_map(|newest| images.pop(newest)).collect();
+        drop(images);
+        let objects = Arc::clone(self.objects());
+        self.caches.when_unused(manifests.clone(), move || {
+            for manifest in manifests {
+                if let Err(error) = objects.remove(ObjectName::Manifest(manifest)) {
+                    tracing::error!(%manifest, %error, "a manifest cannot be removed; the next start tries again");
+                    return;
+                }
+            }
+            then();
+        });
+        drop(dropped);
     }
 
     /// Opens the image of a chain of manifests, newest first.

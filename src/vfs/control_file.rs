@@ -16,7 +16,8 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 3] = ["backup", "cancel", "restore"];
+pub const CONTROL_FILES: [&str; 8] =
+    ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
 
 /// Who wrote a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

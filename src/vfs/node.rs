@@ -92,17 +92,14 @@ impl Node {
             | Self::BackupsFolder
             | Self::JobsFolder
             | Self::QuotasFolder => LONG,
-            Self::SourceFolder(_)
-            | Self::VolumeFolder(..)
-            | Self::BackupLink(_)
+            Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) | Self::Quota(_) => SHORT,
+            // Who has seen a delete end, or a name change, finds it so at once.
+            Self::BackupLink(_)
+            | Self::LatestLink(_)
             | Self::BackupFolder(_)
             | Self::Image(_)
             | Self::Info(_)
-            | Self::Record(_)
-            | Self::Job(_)
-            | Self::Quota(_) => SHORT,
-            // It leads elsewhere the moment that a backup is available.
-            Self::LatestLink(_) => Duration::ZERO,
+            | Self::Record(_) => Duration::ZERO,
         }
     }
 

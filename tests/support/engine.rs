@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use amberfs::catalog::{BackupRecord, Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
-use amberfs::operations::{BackupRequest, Operations, OperationsOptions, RestoreRequest, WithoutParent};
+use amberfs::operations::{
+    BackupRequest, Operations, OperationsOptions, Requester, RestoreRequest, WithoutParent,
+};
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::{Source, Sources};
 use amberfs::types::{BackupId, ByteSize};
@@ -64,7 +66,7 @@ impl Engine {
 
     /// Backs up and waits; the backup is available.
     pub fn backup(&self, request: BackupRequest) -> Arc<BackupRecord> {
-        let accepted = self.operations.backup(&request).unwrap();
+        let accepted = self.operations.backup(&Requester::OPERATOR, &request).unwrap();
         let report = self.operations.jobs().wait(accepted.job).unwrap();
         assert_eq!((report.state, report.error), (JobState::Done, None));
         self.operations.repository().catalog().get(accepted.backup).unwrap()
@@ -72,7 +74,7 @@ impl Engine {
 
     /// Restores and waits; returns the name of the volume.
     pub fn restore(&self, request: RestoreRequest) -> String {
-        let accepted = self.operations.restore(&request).unwrap();
+        let accepted = self.operations.restore(&Requester::OPERATOR, &request).unwrap();
         let report = self.operations.jobs().wait(accepted.job).unwrap();
         assert_eq!((report.state, report.error), (JobState::Done, None));
         accepted.volume.to_string()

@@ -168,6 +168,8 @@ impl HandMade {
             manifest: None,
             snapshot: None,
             restore_target: None,
+            protected: false,
+            retired_manifests: Vec::new(),
         }
     }
 }

@@ -5,7 +5,10 @@ use proptest::prelude::{
 };
 
 use super::*;
-use crate::control::{BackupArgs, CancelArgs, RestoreArgs, UnwritableWord};
+use crate::control::{
+    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, NewState, ResetStateArgs, RestoreArgs, SetArgs,
+    UnwritableWord,
+};
 
 fn refused(file: ControlFile, bytes: &[u8]) -> String {
     let refusal = parse_lines(file, bytes).unwrap_err();
@@ -52,6 +55,18 @@ fn the_lines_of_the_contract_parse() {
         parse_lines(ControlFile::Cancel, b"12\n"),
         Ok(vec![Command::Cancel(CancelArgs { job: "12".into() })])
     );
+    let reset = |new_state, state| ResetStateArgs { backup: "b".into(), new_state, state };
+    for (line, expected) in [
+        ("b", reset(None, None)),
+        ("b error", reset(Some(NewState::Error), None)),
+        ("b --state available", reset(None, Some(NewState::Available))),
+    ] {
+        let parsed = parse_lines(ControlFile::ResetState, line.as_bytes());
+        assert_eq!(parsed, Ok(vec![Command::ResetState(expected)]), "{line}");
+    }
+    let record = r#"amberfs-record 1 3 00 {"name":"it's # \\ \"quoted\""}"#;
+    let imported = parse_lines(ControlFile::Import, format!("{record}\n").as_bytes());
+    assert_eq!(imported, Ok(vec![Command::Import(ImportArgs { record: record.to_owned() })]));
 }
 
 #[test]
@@ -67,7 +82,7 @@ fn names_that_start_with_a_dash_stand_behind_two_dashes_or_an_equals_sign() {
 #[test]
 fn a_refusal_names_the_line_the_word_and_what_is_accepted() {
     let usage = "usage: VOLUME [--name NAME] [--description TEXT] [--incremental] [--force] \
-        [--snapshot SNAPSHOT] [--property KEY=VALUE]...";
+        [--snapshot SNAPSHOT] [--property KEY=VALUE]... [--protect]";
     let cases: [(&[u8], &str); 8] = [
         (b"a\nb --incremntal\n", "line 2: unexpected argument '--incremntal' found"),
         (b"-v", "line 1: unexpected argument '-v' found"),
@@ -143,9 +158,9 @@ fn optional() -> impl Strategy<Value = Option<String>> {
 fn backup_args() -> impl Strategy<Value = BackupArgs> {
     let key = operand().prop_filter("keys", |key| !key.contains('='));
     let properties = proptest::collection::vec((key, word()), 0..3);
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (operand(), optional(), proptest::option::of(word()), optional(), properties, flags).prop_map(
-        |(volume, name, description, snapshot, properties, (incremental, force))| BackupArgs {
+        |(volume, name, description, snapshot, properties, (incremental, force, protect))| BackupArgs {
             volume,
             name,
             description,
@@ -153,6 +168,7 @@ fn backup_args() -> impl Strategy<Value = BackupArgs> {
             force,
             snapshot,
             properties,
+            protect,
         },
     )
 }
@@ -172,6 +188,30 @@ fn restore_args() -> impl Strategy<Value = RestoreArgs> {
     )
 }
 
+fn set_args() -> impl Strategy<Value = SetArgs> {
+    let key = operand().prop_filter("keys", |key| !key.contains('='));
+    let properties = proptest::collection::vec((key, word()), 0..3);
+    let texts = (proptest::option::of(word()), proptest::option::of(word()));
+    let removed = proptest::collection::vec(operand(), 0..3);
+    (operand(), texts, any::<bool>(), properties, removed, 0..3).prop_map(
+        |(backup, (name, description), no_property, properties, removed_properties, protect)| SetArgs {
+            backup,
+            name,
+            description,
+            no_property,
+            properties,
+            removed_properties,
+            protect: protect == 1,
+            no_protect: protect == 2,
+        },
+    )
+}
+
+fn delete_args() -> impl Strategy<Value = DeleteArgs> {
+    let backups = proptest::collection::vec(operand(), 1..4);
+    (backups, any::<bool>()).prop_map(|(backups, force)| DeleteArgs { backups, force })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -181,6 +221,13 @@ proptest! {
             backup_args().prop_map(Command::Backup).boxed(),
             restore_args().prop_map(Command::Restore).boxed(),
             operand().prop_map(|job| Command::Cancel(CancelArgs { job })).boxed(),
+            delete_args().prop_map(Command::Delete).boxed(),
+            set_args().prop_map(Command::Set).boxed(),
+            operand().prop_map(|backup| Command::Flatten(FlattenArgs { backup })).boxed(),
+            operand().prop_map(|backup| {
+                let state = Some(NewState::Error);
+                Command::ResetState(ResetStateArgs { backup, new_state: None, state })
+            }).boxed(),
         ], 1..4)
     ) {
         for command in commands {

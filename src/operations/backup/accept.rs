@@ -1,10 +1,11 @@
 //! Takes a backup command: everything that can be refused is refused here, and the snapshot is made.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use super::super::refusal::sentence;
 use super::super::select::VolumeSelection;
-use super::super::{Operations, WithoutParent};
+use super::super::{Operations, Requester, WithoutParent};
 use super::run::BackupJob;
 use super::{BackupAccepted, BackupRequest};
 use crate::catalog::{BackupRecord, BackupStatus, SnapshotReference};
@@ -19,12 +20,16 @@ const PROPERTIES_MAX: usize = 256;
 
 impl Operations {
     /// Makes the snapshot and queues the job that copies it.
-    pub fn backup(self: &Arc<Self>, request: &BackupRequest) -> Result<BackupAccepted, Refusal> {
+    pub fn backup(
+        self: &Arc<Self>,
+        requester: &Requester,
+        request: &BackupRequest,
+    ) -> Result<BackupAccepted, Refusal> {
         self.check_writable()?;
-        check_texts(request)?;
-        let selection = self.select_volume(&request.volume)?;
+        check_texts(request.name.as_deref(), request.description.as_deref(), &request.properties)?;
+        let selection = self.select_volume(requester, &request.volume)?;
         let id = BackupId::random();
-        self.reserve(id, request, &selection)?;
+        self.reserve(id, requester, request, &selection)?;
         match self.snapshot_and_submit(id, request, &selection) {
             Ok(accepted) => Ok(accepted),
             Err(refusal) => {
@@ -36,11 +41,11 @@ impl Operations {
     }
 
     /// Checks that a backup would be refused for nothing that can be known without making its snapshot.
-    pub fn check_backup(&self, request: &BackupRequest) -> Result<(), Refusal> {
+    pub fn check_backup(&self, requester: &Requester, request: &BackupRequest) -> Result<(), Refusal> {
         self.check_writable()?;
-        check_texts(request)?;
-        let selection = self.select_volume(&request.volume)?;
-        let project = self.project_of(selection.source.name())?;
+        check_texts(request.name.as_deref(), request.description.as_deref(), &request.properties)?;
+        let selection = self.select_volume(requester, &request.volume)?;
+        let project = self.project_of(requester, selection.source.name())?;
         self.check_backup_quota(project, selection.volume.size_bytes)?;
         if let Some(snapshot) = &request.snapshot {
             self.open_named_snapshot(snapshot, &selection)?;
@@ -54,12 +59,13 @@ impl Operations {
     fn reserve(
         &self,
         id: BackupId,
+        requester: &Requester,
         request: &BackupRequest,
         selection: &VolumeSelection,
     ) -> Result<(), Refusal> {
         let VolumeSelection { source, volume } = selection;
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-        let project = self.project_of(source.name())?;
+        let project = self.project_of(requester, source.name())?;
         self.check_backup_quota(project, volume.size_bytes)?;
         let now = clock::now();
         self.repository.catalog().insert(BackupRecord {
@@ -89,6 +95,8 @@ impl Operations {
             manifest: None,
             snapshot: None,
             restore_target: None,
+            protected: request.protect,
+            retired_manifests: Vec::new(),
         })?;
         Ok(())
     }
@@ -169,6 +177,8 @@ impl Operations {
     ) -> Result<Arc<BackupRecord>, Refusal> {
         let catalog = self.repository.catalog();
         let data_timestamp = Timestamp::from_system_time(snapshot.info().created_at);
+        // The parent that is found must not be deleted before the record says that it is one.
+        let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let record = catalog.get(id).ok_or(crate::catalog::CatalogError::NotFound { id })?;
         let parent = if request.incremental { self.parent_of(&record, data_timestamp) } else { None };
         if request.incremental && parent.is_none() && self.options.without_parent == WithoutParent::Refuse {
@@ -263,25 +273,30 @@ fn reference_to(snapshot: &dyn Snapshot, ours: bool) -> Option<SnapshotReference
     })
 }
 
-fn check_texts(request: &BackupRequest) -> Result<(), Refusal> {
+/// Refuses names, descriptions and properties that a record cannot hold.
+pub(in super::super) fn check_texts(
+    name: Option<&str>,
+    description: Option<&str>,
+    properties: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
     let refuse = |what: &str, limit: usize| {
         let sentence = format!("the {what} is longer than {limit} bytes");
         Err(Refusal::new(RefusalKind::InvalidInput, sentence))
     };
-    if request.name.as_ref().is_some_and(|name| name.is_empty()) {
+    if name.is_some_and(str::is_empty) {
         return Err(Refusal::new(RefusalKind::InvalidInput, "the name is empty"));
     }
-    if request.name.as_ref().is_some_and(|name| name.len() > TEXT_LENGTH_MAX) {
+    if name.is_some_and(|name| name.len() > TEXT_LENGTH_MAX) {
         return refuse("name", TEXT_LENGTH_MAX);
     }
-    if request.description.as_ref().is_some_and(|text| text.len() > TEXT_LENGTH_MAX) {
+    if description.is_some_and(|text| text.len() > TEXT_LENGTH_MAX) {
         return refuse("description", TEXT_LENGTH_MAX);
     }
-    if request.properties.len() > PROPERTIES_MAX {
+    if properties.len() > PROPERTIES_MAX {
         let sentence = format!("there are more than {PROPERTIES_MAX} properties");
         return Err(Refusal::new(RefusalKind::InvalidInput, sentence));
     }
-    if request.properties.iter().any(|(key, value)| key.len() + value.len() > TEXT_LENGTH_MAX / 2) {
+    if properties.iter().any(|(key, value)| key.len() + value.len() > TEXT_LENGTH_MAX / 2) {
         return refuse("longest property", TEXT_LENGTH_MAX / 2);
     }
     Ok(())

@@ -15,6 +15,8 @@ mod plan;
 mod run;
 mod work;
 
+pub(super) use accept::check_texts;
+
 use std::collections::BTreeMap;
 
 use crate::jobs::JobId;
@@ -30,6 +32,8 @@ pub struct BackupRequest {
     pub force: bool,
     pub snapshot: Option<String>,
     pub properties: BTreeMap<String, String>,
+    /// Never to be deleted or pruned.
+    pub protect: bool,
 }
 
 /// A backup that is `creating`, and the job that fills it.

@@ -3,10 +3,10 @@
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError};
 
-use super::super::{Operations, VolumeType};
+use super::super::{Operations, Requester, VolumeType};
 use super::run::RestoreJob;
 use super::{RestoreAccepted, RestoreRequest, RunningTarget};
-use crate::catalog::{BackupRecord, BackupStatus, RestoreTarget};
+use crate::catalog::{BackupRecord, BackupStatus, Project, RestoreTarget};
 use crate::jobs::{JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
@@ -64,20 +64,24 @@ impl Drop for Reservation {
 
 impl Operations {
     /// Checks that a restore would not be refused now.
-    pub fn check_restore(&self, request: &RestoreRequest) -> Result<(), Refusal> {
+    pub fn check_restore(&self, requester: &Requester, request: &RestoreRequest) -> Result<(), Refusal> {
         self.check_writable()?;
-        let record = self.restorable(request)?;
-        let target = self.settle_target(request, &record)?;
-        self.check_target_quota(&target, &record)
+        let record = self.restorable(requester, request)?;
+        let target = self.settle_target(requester, request, &record)?;
+        self.check_target_quota(requester, &target, &record)
     }
 
     /// Settles the target and queues the job that fills it.
-    pub fn restore(self: &Arc<Self>, request: &RestoreRequest) -> Result<RestoreAccepted, Refusal> {
+    pub fn restore(
+        self: &Arc<Self>,
+        requester: &Requester,
+        request: &RestoreRequest,
+    ) -> Result<RestoreAccepted, Refusal> {
         self.check_writable()?;
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = self.restorable(request)?;
-        let target = self.settle_target(request, &record)?;
-        self.check_target_quota(&target, &record)?;
+        let record = self.restorable(requester, request)?;
+        let target = self.settle_target(requester, request, &record)?;
+        self.check_target_quota(requester, &target, &record)?;
         let temporary_name = temporary_name(&record)?;
         let running = RunningTarget { temporary_name: temporary_name.clone(), size_bytes: record.size_bytes };
         let reservation = self.reserve_target(&target, running)?;
@@ -108,8 +112,12 @@ impl Operations {
         }
     }
 
-    fn restorable(&self, request: &RestoreRequest) -> Result<Arc<BackupRecord>, Refusal> {
-        let record = self.repository.catalog().select(&request.backup)?;
+    fn restorable(
+        &self,
+        requester: &Requester,
+        request: &RestoreRequest,
+    ) -> Result<Arc<BackupRecord>, Refusal> {
+        let record = self.select_backup(requester, &request.backup)?;
         if record.status != BackupStatus::Available {
             let sentence =
                 format!("backup {} is {}; only an available one can be restored", record.id, record.status);
@@ -118,17 +126,24 @@ impl Operations {
         Ok(record)
     }
 
-    fn settle_target(&self, request: &RestoreRequest, record: &BackupRecord) -> Result<Target, Refusal> {
+    fn settle_target(
+        &self,
+        requester: &Requester,
+        request: &RestoreRequest,
+        record: &BackupRecord,
+    ) -> Result<Target, Refusal> {
         let volume_type = self.volume_type(request)?;
-        let Some(to) = &request.to else { return self.settle_new(request, record, volume_type, None) };
+        let Some(to) = &request.to else {
+            return self.settle_new(requester, request, record, volume_type, None);
+        };
         if request.name.is_some() {
             let sentence = "--to and --name both name the volume; give one of them";
             return Err(Refusal::new(RefusalKind::InvalidInput, sentence));
         }
-        match self.select_volume(to) {
+        match self.select_volume(requester, to) {
             Ok(existing) => self.settle_existing(request, record, existing.source, existing.volume),
             Err(refusal) if refusal.kind == RefusalKind::VolumeNotFound => {
-                self.settle_new(request, record, volume_type, Some(to))
+                self.settle_new(requester, request, record, volume_type, Some(to))
             }
             Err(refusal) => Err(refusal),
         }
@@ -163,6 +178,7 @@ impl Operations {
     /// Settles a new volume: in the source and under the name that the request gives, else the backup's.
     fn settle_new(
         &self,
+        requester: &Requester,
         request: &RestoreRequest,
         record: &BackupRecord,
         volume_type: Option<&VolumeType>,
@@ -173,6 +189,7 @@ impl Operations {
         let to_name =
             qualified.map(|(_, name)| name).map_or_else(|| to.map(str::to_owned), |name| Some(name.into()));
         let source = self.target_source(request, record, volume_type, to_source)?;
+        self.project_for_volume(requester, record, source.name())?;
         let named = to_name.or_else(|| request.name.clone());
         let name = match named {
             Some(name) => {
@@ -252,10 +269,31 @@ impl Operations {
         Ok(!reserved && !exists(source, name)?)
     }
 
-    fn check_target_quota(&self, target: &Target, record: &BackupRecord) -> Result<(), Refusal> {
+    fn check_target_quota(
+        &self,
+        requester: &Requester,
+        target: &Target,
+        record: &BackupRecord,
+    ) -> Result<(), Refusal> {
         match target {
-            Target::New { source, .. } => self.check_volume_quota(source.as_ref(), record.size_bytes),
+            Target::New { source, .. } => {
+                let project = self.project_for_volume(requester, record, source.name())?;
+                self.check_volume_quota(project, record.size_bytes)
+            }
             Target::Existing { .. } => Ok(()),
+        }
+    }
+
+    /// Returns the project that a new volume in a source counts for: the backup's own if it has the source.
+    fn project_for_volume(
+        &self,
+        requester: &Requester,
+        record: &BackupRecord,
+        source: &SourceName,
+    ) -> Result<&Project, Refusal> {
+        match self.project_named(&record.project).filter(|project| project.sources.contains(source)) {
+            Some(own) => Ok(own),
+            None => self.project_of(requester, source),
         }
     }
 

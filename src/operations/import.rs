@@ -1,0 +1,147 @@
+//! Import: brings a backup back by its exported record, as long as its manifests and chunks are in the repository.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+
+use super::access::not_authorized;
+use super::{Operations, Requester};
+use crate::catalog::{BackupRecord, BackupStatus};
+use crate::types::{BackupId, Refusal, RefusalKind};
+
+impl Operations {
+    /// Adds backups by their records, parents first, and returns their ids in the order of the records.
+    pub fn import(
+        self: &Arc<Self>,
+        requester: &Requester,
+        records: &[String],
+    ) -> Result<Vec<BackupId>, Refusal> {
+        self.check_writable()?;
+        let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = self.plan_import(requester, records)?;
+        let ids = records.iter().map(|record| record.id).collect();
+        let mut added: Vec<BackupId> = Vec::new();
+        for record in parents_first(records) {
+            let id = record.id;
+            if let Err(refusal) = self.import_one(record) {
+                // All or none. Nothing can lean on them yet but those that go before them.
+                for id in added.iter().rev() {
+                    self.repository.catalog().remove(*id)?;
+                }
+                return Err(refusal);
+            }
+            added.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// Reads the records and checks all that does not need the data.
+    fn plan_import(&self, requester: &Requester, texts: &[String]) -> Result<Vec<BackupRecord>, Refusal> {
+        let catalog = self.repository.catalog();
+        let mut ids = HashSet::new();
+        let mut records = Vec::new();
+        for text in texts {
+            let record = BackupRecord::decode(format!("{text}\n").as_bytes());
+            let record = record.map_err(|error| invalid(format!("the text is no intact record: {error}")))?;
+            let id = record.id;
+            if !requester.owns(&record.project) {
+                return Err(not_authorized(format!("backup {id} does not belong to a project of yours")));
+            }
+            if catalog.get(id).is_some() || self.repository.has_record(id)? {
+                let sentence = format!("backup {id} exists; it was left as it is");
+                return Err(Refusal::new(RefusalKind::BackupExists, sentence));
+            }
+            if !ids.insert(id) {
+                return Err(invalid(format!("backup {id} is there twice")));
+            }
+            if record.manifest.is_none() {
+                return Err(invalid(format!("backup {id} was not finished when its record was exported")));
+            }
+            records.push(record);
+        }
+        for record in &records {
+            let parent = record.parent_id.filter(|parent| !ids.contains(parent));
+            if let Some(parent) = parent.filter(|parent| catalog.get(*parent).is_none()) {
+                return Err(invalid(format!(
+                    "backup {} leans on backup {parent}, which is not there; import that one too",
+                    record.id
+                )));
+            }
+        }
+        self.check_import_quota(&records)?;
+        Ok(records)
+    }
+
+    fn check_import_quota(&self, records: &[BackupRecord]) -> Result<(), Refusal> {
+        let mut sizes: HashMap<_, Vec<u64>> = HashMap::new();
+        for record in records {
+            sizes.entry(&record.project).or_default().push(record.size_bytes);
+        }
+        for (name, sizes) in sizes {
+            // A project that is not configured here has no limits here either.
+            if let Some(project) = self.project_named(name) {
+                self.check_backups_quota(project, &sizes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn import_one(self: &Arc<Self>, record: BackupRecord) -> Result<(), Refusal> {
+        let id = record.id;
+        let image = self.check_data_is_there(&record).map_err(|refusal| invalid(refusal.sentence))?;
+        let about = image.about()?;
+        let original = BackupRecord::decode(&about).map_err(|error| {
+            invalid(format!("the manifest of backup {id} holds no intact record: {error}"))
+        })?;
+        if image.size_bytes() != record.size_bytes || !is_of_same_backup(&record, &original) {
+            return Err(invalid(format!(
+                "the record of backup {id} was altered: its manifest says otherwise"
+            )));
+        }
+        let record = self.repository.catalog().insert(BackupRecord {
+            // Whatever was being done with it when it was exported is not being done here.
+            status: BackupStatus::Available,
+            fail_reason: None,
+            restore_target: None,
+            ..record
+        })?;
+        self.remove_retired_manifests(&record);
+        Ok(())
+    }
+}
+
+/// Are the fields that never change those that the manifest was written with?
+fn is_of_same_backup(record: &BackupRecord, original: &BackupRecord) -> bool {
+    record.id == original.id
+        && record.project == original.project
+        && record.source == original.source
+        && record.volume_id == original.volume_id
+        && record.volume_name == original.volume_name
+        && record.size_bytes == original.size_bytes
+        && record.parent_id == original.parent_id
+        && record.snapshot_id == original.snapshot_id
+        && record.created_at == original.created_at
+        && record.data_timestamp == original.data_timestamp
+}
+
+/// Orders records so that none comes before the one it leans on.
+fn parents_first(records: Vec<BackupRecord>) -> Vec<BackupRecord> {
+    let mut waiting = records;
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let ids: HashSet<BackupId> = waiting.iter().map(|record| record.id).collect();
+        let is_waiting = |record: &BackupRecord| record.parent_id.is_some_and(|parent| ids.contains(&parent));
+        let (later, now): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_waiting);
+        if now.is_empty() {
+            // They lean on each other in a circle: their manifests will say that they were altered.
+            ordered.extend(later);
+            break;
+        }
+        ordered.extend(now);
+        waiting = later;
+    }
+    ordered
+}
+
+fn invalid(sentence: String) -> Refusal {
+    Refusal::new(RefusalKind::InvalidRecord, sentence)
+}
