@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::jobs::JobId;
-use crate::types::{BackupId, SourceName, VolumeName};
+use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// One file, folder or link of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,8 +19,8 @@ pub enum Node {
     VolumeFolder(SourceName, VolumeName),
     /// The link of one backup in its volume's folder.
     BackupLink(BackupId),
-    /// The link to a volume's newest readable backup.
-    LatestLink(SourceName, VolumeName),
+    /// The link to a backup that is its volume's newest readable one, for whoever sees it.
+    LatestLink(BackupId),
     BackupsFolder,
     BackupFolder(BackupId),
     Image(BackupId),
@@ -28,6 +28,9 @@ pub enum Node {
     Record(BackupId),
     JobsFolder,
     Job(JobId),
+    QuotasFolder,
+    /// What a project uses of its limits.
+    Quota(ProjectName),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +55,17 @@ impl Node {
             | Self::VolumeFolder(..)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => NodeKind::Folder,
-            Self::BackupLink(_) | Self::LatestLink(..) => NodeKind::Link,
+            | Self::JobsFolder
+            | Self::QuotasFolder => NodeKind::Folder,
+            Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
             | Self::Control(_)
             | Self::Image(_)
             | Self::Info(_)
             | Self::Record(_)
-            | Self::Job(_) => NodeKind::File,
+            | Self::Job(_)
+            | Self::Quota(_) => NodeKind::File,
         }
     }
 
@@ -75,7 +80,7 @@ impl Node {
         }
     }
 
-    /// How long the kernel may take it for granted that the name leads here.
+    /// How long the kernel may take it for granted that the name leads here, for whoever may look into the folder.
     pub fn name_cached_for(&self) -> Duration {
         match self {
             Self::Root
@@ -85,17 +90,16 @@ impl Node {
             | Self::Control(_)
             | Self::VolumesFolder
             | Self::BackupsFolder
-            | Self::JobsFolder => LONG,
+            | Self::JobsFolder
+            | Self::QuotasFolder => LONG,
+            Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) | Self::Quota(_) => SHORT,
             // Who has seen a delete end, or a name change, finds it so at once.
-            Self::SourceFolder(_)
-            | Self::VolumeFolder(..)
-            | Self::BackupLink(_)
-            | Self::LatestLink(..)
+            Self::BackupLink(_)
+            | Self::LatestLink(_)
             | Self::BackupFolder(_)
             | Self::Image(_)
             | Self::Info(_)
-            | Self::Record(_)
-            | Self::Job(_) => Duration::ZERO,
+            | Self::Record(_) => Duration::ZERO,
         }
     }
 
@@ -110,15 +114,19 @@ impl Node {
             | Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
-            | Self::LatestLink(..)
+            | Self::LatestLink(_)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => SHORT,
+            | Self::JobsFolder
+            | Self::QuotasFolder => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
-            Self::Status | Self::Control(_) | Self::Info(_) | Self::Record(_) | Self::Job(_) => {
-                Duration::ZERO
-            }
+            Self::Status
+            | Self::Control(_)
+            | Self::Info(_)
+            | Self::Record(_)
+            | Self::Job(_)
+            | Self::Quota(_) => Duration::ZERO,
         }
     }
 }

@@ -124,4 +124,8 @@ fn a_tenant_sees_what_is_his() {
         assert!(!output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
         assert!(output.stdout.is_empty(), "{line}");
     }
+    let seen = tenants.run_as(BOB, "find . -print; ls -R .");
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(!seen.contains(&world.name("v")) && !seen.contains("alices"), "{seen}");
+    assert!(!seen.contains(&id), "{seen}");
 }

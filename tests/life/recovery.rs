@@ -49,11 +49,9 @@ fn kill_again_and_again(mut world: World) {
         let others: Vec<String> = expected.keys().filter(|other| *other != id).cloned().collect();
         if let Some(other) = pick(&others, &mut numbers) {
             match numbers.below(4) {
-                0 => {
-                    // Refused while others lean on it.
-                    if world.daemon.say("delete", &format!("{other}\n")).write.is_ok() {
-                        expected.remove(&other);
-                    }
+                // Refused while others lean on it.
+                0 if world.daemon.say("delete", &format!("{other}\n")).write.is_ok() => {
+                    expected.remove(&other);
                 }
                 1 => drop(world.daemon.say("flatten", &format!("{other}\n"))),
                 2 => drop(world.daemon.say("restore", &format!("{other} --name {}\n", world.name("r")))),

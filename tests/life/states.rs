@@ -69,3 +69,33 @@ fn a_backup_that_fails_says_why() {
     assert_eq!(world.daemon.info(&next)["parent_id"], serde_json::Value::Null);
     world.delete(&[id]);
 }
+
+/// A delete makes a backup `deleting`, durably, before anything goes. If the source does not answer, so that our snapshot
+/// cannot be removed, it is `error_deleting` with a `fail_reason`; `delete` may be repeated, and `reset-state` makes it
+/// `available` again.
+#[cfg(feature = "rbd")]
+#[test]
+fn a_delete_that_cannot_remove_the_snapshot_may_be_repeated() {
+    let world = World::images_to_break();
+    let bytes = pattern(5, MIB);
+    world.fill("v", &bytes);
+    let id = world.backup("v", "");
+    world.cluster().stop_osd();
+    for attempt in 0..2 {
+        let job = world.daemon.accepted("delete", &format!("{id}\n"), "job");
+        let job = world.daemon.ended(&job);
+        assert_eq!(job["state"], "failed", "{job}");
+        let info = world.daemon.info(&id);
+        assert_eq!(info["status"], "error_deleting", "attempt {attempt}");
+        assert!(info["fail_reason"].as_str().unwrap().contains("rbd"), "{info}");
+        assert!(!world.daemon.image(&id).exists());
+        if attempt == 0 {
+            world.accepted_pairs("reset-state", &id);
+            assert!(world.image(&id) == bytes);
+        }
+    }
+    world.cluster().start_osd();
+    world.delete(&[&id]);
+    assert!(!world.is_there(&id));
+    assert!(world.own_snapshots("v").is_empty());
+}

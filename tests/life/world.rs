@@ -52,13 +52,19 @@ impl World {
     /// RBD images on this test binary's cluster.
     #[cfg(feature = "rbd")]
     pub fn images(sections: &str) -> Self {
-        Self::images_on(CephCluster::shared(), sections)
+        Self::images_on(CephCluster::shared(), sections, 20)
+    }
+
+    /// RBD images on a cluster that the test may break; it goes with this process.
+    #[cfg(feature = "rbd")]
+    pub fn images_to_break() -> Self {
+        Self::images_on(Box::leak(Box::new(CephCluster::start())), "", 5)
     }
 
     #[cfg(feature = "rbd")]
-    pub fn images_on(cluster: &'static CephCluster, sections: &str) -> Self {
+    fn images_on(cluster: &'static CephCluster, sections: &str, timeout_seconds: u64) -> Self {
         let source = format!(
-            "[source.rbd]\ntype = \"rbd\"\nconf = \"{}\"\nuser = \"{RESTORE_USER}\"\npool = \"{POOL}\"\ntimeout_seconds = 20\n",
+            "[source.rbd]\ntype = \"rbd\"\nconf = \"{}\"\nuser = \"{RESTORE_USER}\"\npool = \"{POOL}\"\ntimeout_seconds = {timeout_seconds}\n",
             cluster.conf().display()
         );
         let daemon = Daemon::start(&format!("{sections}\n{source}"));
