@@ -98,9 +98,8 @@ fn a_directory_backup_is_restored_to_rbd_and_the_other_way_round() {
 #[test]
 fn four_tebibytes_with_a_few_written_spots_cost_what_was_written() {
     let cluster = CephCluster::shared();
-    let sections = "[limits]\nmemory = \"64MiB\"\n".to_owned()
+    let sections = "[repository]\ncache = \"64MiB\"\n[limits]\nmemory = \"64MiB\"\n".to_owned()
         + &rbd_section("rbd", &cluster.conf(), RESTORE_USER, POOL, 60);
-    let sections = sections.replace("[limits]", "cache = \"64MiB\"\n[limits]");
     let daemon = Daemon::start(&sections);
     let mut driver = cluster.driver();
     let size = 4_u64 << 40;

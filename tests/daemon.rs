@@ -246,7 +246,8 @@ fn the_command_line_does_the_whole_job() {
 
 #[test]
 fn memory_stays_below_the_limits_however_large_the_volume_and_however_many_the_backups() {
-    let local = Local::start("cache = \"64MiB\"\n[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
+    let local =
+        Local::start("[repository]\ncache = \"64MiB\"\n[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
     let names: Vec<String> = (0..4).map(|n| format!("v{}", "x".repeat(n))).collect();
     for name in &names {
         local.volume(name, 96);

@@ -8,6 +8,8 @@
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
+use crate::types::ByteSize;
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct BackupArgs {
     /// Volume to back up: SOURCE/NAME, a NAME that only one source has, or the volume's id
@@ -72,6 +74,12 @@ pub struct RestoreArgs {
     /// Volume type of the new volume
     #[arg(long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     pub volume_type: Option<String>,
+
+    /// Size of the new volume, as 20GiB or in bytes, when it is to be larger than the backup
+    ///
+    /// What is beyond the backup's end reads as zeros.
+    #[arg(long)]
+    pub size: Option<ByteSize>,
 
     /// Allow an existing volume to be overwritten
     #[arg(long)]

@@ -161,6 +161,7 @@ fn restore_request(args: &RestoreArgs) -> RestoreRequest {
         name: args.name.clone(),
         source: args.source.clone(),
         volume_type: args.volume_type.clone(),
+        size_bytes: args.size.map(|size| size.0),
         force: args.force,
     }
 }

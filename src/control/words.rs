@@ -22,6 +22,7 @@ pub(super) fn of_restore(args: &RestoreArgs) -> Vec<String> {
     words.option("--name", args.name.as_deref());
     words.option("--source", args.source.as_deref());
     words.option("--type", args.volume_type.as_deref());
+    words.option("--size", args.size.map(|size| size.to_string()).as_deref());
     words.flag("--force", args.force);
     words.finish([&args.backup])
 }

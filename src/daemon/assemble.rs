@@ -8,7 +8,7 @@ use super::{DaemonError, MountOptions};
 use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
 use crate::jobs::{JobQueue, JobQueueOptions};
-use crate::operations::{Operations, OperationsOptions, VolumeType, WithoutParent};
+use crate::operations::{Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent};
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::source::dir::DirSource;
 use crate::source::{Source, Sources};
@@ -73,6 +73,7 @@ pub(super) fn operations(
             WithoutParentConfig::Fail => WithoutParent::Refuse,
         },
         memory_bytes: config.limits.memory.0,
+        restore_step_bytes: RESTORE_STEP_BYTES,
     };
     Ok(Operations::new(repository, Sources::new(sources), jobs, options))
 }

@@ -104,7 +104,7 @@ pub struct BackupRecord {
     pub manifest: Option<ManifestReference>,
     /// The snapshot at the source that belongs to this backup, while there is one.
     pub snapshot: Option<SnapshotReference>,
-    /// While `restoring`: the volume that is being filled, so that a start after a crash can clean up.
+    /// While `restoring`: what is being filled, so that a start after a stop or a crash can go on.
     pub restore_target: Option<RestoreTarget>,
     /// Never deleted or pruned, until that is taken back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -115,13 +115,33 @@ pub struct BackupRecord {
     pub retired_manifests: Vec<ManifestId>,
 }
 
-/// Where a running restore writes.
+/// Where a restore writes, and all that a later start needs to go on with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreTarget {
     pub source: SourceName,
     pub volume: VolumeName,
     /// A new volume, under its temporary name: removed when the restore does not end well.
     pub is_new: bool,
+    /// The name that a new volume gets in the end.
+    #[serde(default)]
+    pub final_name: Option<VolumeName>,
+    /// Nobody asked for that name: another one will do when it is taken in the end.
+    #[serde(default)]
+    pub any_name: bool,
+    /// Of a new volume.
+    #[serde(default)]
+    pub size_bytes: u64,
+    #[serde(default)]
+    pub volume_type: Option<String>,
+    /// Tells the volume from another one under its name; null until a new one is made.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// What the image has below this offset is durable in the volume.
+    #[serde(default)]
+    pub durable_bytes: u64,
+    /// The restore was cancelled or has failed: all that is left to do is to remove the new volume.
+    #[serde(default)]
+    pub is_abandoned: bool,
 }
 
 impl BackupRecord {

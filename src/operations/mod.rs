@@ -10,6 +10,7 @@ mod cancel;
 mod cleanup;
 mod completeness;
 mod delete;
+mod differing;
 mod flatten;
 mod import;
 mod quota;
@@ -65,7 +66,12 @@ pub struct OperationsOptions {
     pub volume_types: BTreeMap<String, VolumeType>,
     pub without_parent: WithoutParent,
     pub memory_bytes: u64,
+    /// A restore makes its progress durable every so many bytes of data.
+    pub restore_step_bytes: u64,
 }
+
+/// A step that costs little beside what is written in it, and not much to write again.
+pub const RESTORE_STEP_BYTES: u64 = 256 << 20;
 
 pub struct Operations {
     repository: Arc<Repository>,

@@ -89,10 +89,12 @@ impl Operations {
             }
             used.count += names.len() as u64;
             for name in names.iter().filter(|_| sizes == Sizes::Counted) {
-                let restoring = running.values().find(|target| target.temporary_name == *name);
+                let restoring = running
+                    .iter()
+                    .find(|((of, _), target)| of == source.name() && target.temporary_name == *name);
                 used.gigabytes += match restoring {
                     // It may just be getting its size, or its name.
-                    Some(target) => gib_rounded_up(target.size_bytes),
+                    Some((_, target)) => gib_rounded_up(target.size_bytes),
                     None => gib_rounded_up(size_of(source.as_ref(), name)?),
                 };
             }

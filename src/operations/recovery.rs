@@ -2,33 +2,31 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::Operations;
-use super::refusal::sentence;
 use crate::catalog::{BackupRecord, BackupStatus};
-use crate::source::{Source, SourceError};
-use crate::types::VolumeName;
-
-/// Twice what a cluster needs to forget a client that died.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(60);
-const REMOVAL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Operations {
-    /// Resumes backups that were `creating`, ends restores, and removes snapshots of ours that nobody needs.
+    /// Goes on with backups that were `creating`, with restores and with deletes, and removes snapshots of ours that
+    /// nobody needs.
     ///
     /// Called once, before any command. Sources that cannot be reached do not stop it.
     pub fn recover(self: &Arc<Self>) {
         if self.repository.is_read_only() {
             return;
         }
-        let (mut restoring, mut deleting) = (Vec::new(), Vec::new());
+        let (mut given_up, mut deleting) = (Vec::new(), Vec::new());
         for record in self.repository.catalog().all() {
             match record.status {
                 BackupStatus::Creating => self.resume_backup(&record),
-                BackupStatus::Restoring => restoring.push(record),
+                BackupStatus::Restoring => {
+                    if let Err(refusal) = self.resume_restore(&record) {
+                        tracing::warn!(backup = %record.id, reason = refusal.sentence, "an interrupted restore is given up");
+                        given_up.push(record.id);
+                    }
+                }
                 BackupStatus::Deleting => deleting.push(record),
                 _ => self.remove_retired_manifests(&record),
             }
@@ -41,8 +39,8 @@ impl Operations {
         let operations = Arc::clone(self);
         // A source may take its time to answer, or not answer at all.
         std::thread::spawn(move || {
-            for record in restoring {
-                operations.end_interrupted_restore(&record);
+            for id in given_up {
+                operations.give_up_restore(id);
             }
             operations.remove_stray_snapshots();
             drop(operations);
@@ -76,38 +74,6 @@ impl Operations {
             let volume = (record.source.clone(), record.volume_id.clone());
             if tracked && !self.is_shutting_down() && volumes.insert(volume) {
                 self.clean_up_snapshots_of(record.id);
-            }
-        }
-    }
-
-    /// Removes the unfinished new volume of a restore. Until then, or until that is given up, the backup stays
-    /// `restoring`: no second restore may use the volume's temporary name.
-    fn end_interrupted_restore(&self, record: &BackupRecord) {
-        let new_volume = record.restore_target.as_ref().filter(|target| target.is_new);
-        if let Some(target) = new_volume
-            && let Some(source) = self.sources.get(&target.source)
-        {
-            self.remove_patiently(source.as_ref(), &target.volume);
-        }
-        self.end_restore(record.id);
-    }
-
-    /// A cluster believes for half a minute that a client which died has the volume open.
-    fn remove_patiently(&self, source: &dyn Source, volume: &VolumeName) {
-        let deadline = Instant::now() + REMOVAL_PATIENCE;
-        loop {
-            match source.remove_volume(volume) {
-                Ok(()) => return,
-                Err(SourceError::VolumeInUse { .. })
-                    if Instant::now() < deadline && !self.is_shutting_down() =>
-                {
-                    std::thread::sleep(REMOVAL_PAUSE);
-                }
-                Err(error) => {
-                    let error = sentence(&error);
-                    tracing::warn!(volume = %volume, error, "the volume of an interrupted restore cannot be removed");
-                    return;
-                }
             }
         }
     }

@@ -23,6 +23,8 @@ use crate::types::{ByteRange, SnapshotName, SourceName, VolumeId, VolumeMetadata
 pub struct VolumeInfo {
     pub name: VolumeName,
     pub id: VolumeId,
+    /// Tells this very volume from any other that has its name before or after it; a new name does not change it.
+    pub instance: String,
     pub size_bytes: u64,
     /// Somebody has it open for writing.
     pub in_use: bool,

@@ -60,12 +60,17 @@ impl Daemon {
         daemon
     }
 
-    /// Writes the configuration for the next start. What stands before the first section is not of one.
+    /// Writes the configuration for the next start. What stands before the first section is not of one; `[repository]`
+    /// is completed if it is there.
     pub fn configure(&mut self, sections: &str) {
         let repository = self.folder.path().join("repository");
         let (top, sections) = sections.split_at(sections.find('[').unwrap_or(sections.len()));
         let repository = format!("[repository]\nurl = \"dir:{}\"", repository.display());
-        let text = format!("{top}\n{repository}\n{sections}\n");
+        let sections = match sections.contains("[repository]") {
+            true => sections.replacen("[repository]", &repository, 1),
+            false => format!("{repository}\n{sections}"),
+        };
+        let text = format!("{top}\n{sections}\n");
         let mut file = File::create(self.folder.path().join("amberfs.toml")).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }

@@ -8,7 +8,8 @@ use amberfs::catalog::{BackupRecord, Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
-    BackupRequest, Operations, OperationsOptions, Requester, RestoreRequest, WithoutParent,
+    BackupRequest, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
+    WithoutParent,
 };
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::{Source, Sources};
@@ -26,6 +27,16 @@ impl Engine {
     }
 
     pub fn open_with_quota(repository: &Path, sources: Vec<Arc<dyn Source>>, quota: Quota) -> Self {
+        Self::open_with(repository, sources, 15, |options| options.projects[0].quota = quota)
+    }
+
+    /// Opens it with other options, and so many operations at once.
+    pub fn open_with(
+        repository: &Path,
+        sources: Vec<Arc<dyn Source>>,
+        operations_max: usize,
+        change: impl FnOnce(&mut OperationsOptions),
+    ) -> Self {
         let location = Location::Directory(repository.to_owned());
         if !repository.join("repository").exists() {
             Repository::create(&location, ByteSize(64 << 10)).unwrap();
@@ -41,19 +52,21 @@ impl Engine {
             sources: sources.iter().map(|source| source.name().clone()).collect(),
             uid: 0,
             gid: 0,
-            quota,
+            quota: Quota::default(),
         };
         let jobs = Arc::new(JobQueue::new(JobQueueOptions {
-            operations_max: 15,
+            operations_max,
             finished_kept: 1000,
             finished_kept_seconds: 3600,
         }));
-        let options = OperationsOptions {
+        let mut options = OperationsOptions {
             projects: vec![project],
             volume_types: Default::default(),
             without_parent: WithoutParent::TakeFull,
             memory_bytes: 256 << 20,
+            restore_step_bytes: RESTORE_STEP_BYTES,
         };
+        change(&mut options);
         let operations = Operations::new(opened, Sources::new(sources), jobs, options);
         operations.recover();
         Self { operations, repository: repository.to_owned() }

@@ -20,6 +20,8 @@ pub struct Gate {
 #[derive(Default)]
 struct State {
     is_closed: bool,
+    /// So many more come through before the gate closes.
+    open_for: Option<usize>,
     fails: bool,
     waiting: usize,
 }
@@ -29,8 +31,15 @@ impl Gate {
         self.state.lock().unwrap().is_closed = true;
     }
 
+    /// Lets so many through, and is closed then.
+    pub fn close_after(&self, count: usize) {
+        self.state.lock().unwrap().open_for = Some(count);
+    }
+
     pub fn open(&self) {
-        self.state.lock().unwrap().is_closed = false;
+        let mut state = self.state.lock().unwrap();
+        (state.is_closed, state.open_for) = (false, None);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -48,6 +57,12 @@ impl Gate {
 
     fn pass(&self, source_name: &SourceName) -> Result<(), SourceError> {
         let mut state = self.state.lock().unwrap();
+        if let Some(count) = &mut state.open_for {
+            match count.checked_sub(1) {
+                Some(left) => *count = left,
+                None => state.is_closed = true,
+            }
+        }
         state.waiting += 1;
         self.changed.notify_all();
         while state.is_closed {
@@ -70,7 +85,9 @@ impl Gate {
 pub struct Gates {
     pub reads: Gate,
     pub writes: Gate,
+    /// Of snapshots, and of volumes that are open for writing.
     pub bytes_read: AtomicU64,
+    pub bytes_written: AtomicU64,
 }
 
 pub struct GatedSource {
@@ -208,11 +225,13 @@ impl VolumeWriter for GatedWriter {
     }
 
     fn read(&self, range: ByteRange, into: &mut [u8]) -> Result<(), SourceError> {
+        self.gates.bytes_read.fetch_add(into.len() as u64, Ordering::Relaxed);
         self.inner.read(range, into)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SourceError> {
         self.gates.writes.pass(&self.name)?;
+        self.gates.bytes_written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.inner.write(offset, bytes)
     }
 

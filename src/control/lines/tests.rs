@@ -9,6 +9,7 @@ use crate::control::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, NewState, ResetStateArgs, RestoreArgs, SetArgs,
     UnwritableWord,
 };
+use crate::types::ByteSize;
 
 fn refused(file: ControlFile, bytes: &[u8]) -> String {
     let refusal = parse_lines(file, bytes).unwrap_err();
@@ -176,13 +177,15 @@ fn backup_args() -> impl Strategy<Value = BackupArgs> {
 fn restore_args() -> impl Strategy<Value = RestoreArgs> {
     let fresh = (Just(None), optional(), optional(), optional());
     let existing = (operand().prop_map(Some), Just(None), Just(None), Just(None));
-    (operand(), prop_oneof![fresh.boxed(), existing.boxed()], any::<bool>()).prop_map(
-        |(backup, (to, name, source, volume_type), force)| RestoreArgs {
+    let size = proptest::option::of(any::<u64>().prop_map(ByteSize));
+    (operand(), prop_oneof![fresh.boxed(), existing.boxed()], size, any::<bool>()).prop_map(
+        |(backup, (to, name, source, volume_type), size, force)| RestoreArgs {
             backup,
             to,
             name,
             source,
             volume_type,
+            size,
             force,
         },
     )

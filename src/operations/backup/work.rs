@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::differing::differing;
 use super::super::zeros::is_zero;
 use super::plan::{Piece, PieceKind, Span};
 use crate::format::manifest::{ManifestExtent, Target};
@@ -9,9 +10,6 @@ use crate::image::Image;
 use crate::source::Snapshot;
 use crate::store::{ChunkStore, PreparedChunk, StoreError};
 use crate::types::{ByteRange, ChunkId, Refusal};
-
-/// The grain of a comparison with the parent: a page of a database, a block of a file system.
-const COMPARED_BLOCK: u64 = 4096;
 
 /// What one range of the snapshot became.
 pub(super) enum Item {
@@ -184,46 +182,7 @@ fn is_one_chunk_of(segments: &[ManifestExtent], block: ByteRange, bytes: &[u8]) 
         if *range == block && ChunkId::of(bytes) == *id)
 }
 
-/// Returns the runs of blocks that differ, as ranges of the image.
-fn differing(block: ByteRange, new: &[u8], old: &[u8]) -> Vec<ByteRange> {
-    let step = length_of(ByteRange::new(0, COMPARED_BLOCK));
-    let mut changes: Vec<ByteRange> = Vec::new();
-    let mut start = block.start();
-    for (new, old) in new.chunks(step).zip(old.chunks(step)) {
-        let range = ByteRange::new(start, new.len() as u64);
-        start = range.end();
-        if new == old {
-            continue;
-        }
-        match changes.last_mut() {
-            Some(last) if last.end() == range.start() => {
-                *last = ByteRange::between(last.start(), range.end())
-            }
-            _ => changes.push(range),
-        }
-    }
-    changes
-}
-
 /// The length of a range that lies within a buffer.
 fn length_of(range: ByteRange) -> usize {
     usize::try_from(range.len()).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_differs_is_named() {
-        let old = vec![0; 5 * 4096 + 100];
-        let mut new = old.clone();
-        let block = ByteRange::new(65_536, new.len() as u64);
-        assert_eq!(differing(block, &new, &old), []);
-        new[4096] = 1;
-        new[8192] = 1;
-        new[5 * 4096 + 99] = 1;
-        let expected = [ByteRange::new(65_536 + 4096, 8192), ByteRange::new(65_536 + 5 * 4096, 100)];
-        assert_eq!(differing(block, &new, &old), expected);
-    }
 }

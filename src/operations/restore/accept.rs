@@ -1,66 +1,20 @@
 //! Takes a restore command: everything that can be refused is refused here, and the target is settled.
 
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError};
 
 use super::super::{Operations, Requester, VolumeType};
-use super::run::RestoreJob;
-use super::{RestoreAccepted, RestoreRequest, RunningTarget};
+use super::run::{Beginning, RestoreJob};
+use super::target::Target;
+use super::{RestoreAccepted, RestoreRequest};
 use crate::catalog::{BackupRecord, BackupStatus, Project, RestoreTarget};
-use crate::jobs::{JobSubject, Slot};
+use crate::jobs::{JobId, JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
-use crate::types::{Refusal, RefusalKind, SourceName, VolumeMetadata, VolumeName};
+use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
 
 /// So much of a name stays when the time is appended: the whole then fits into the 255 bytes of a file name, with its
 /// ending.
 const STEM_BYTES_MAX: usize = 220;
-
-/// Where a restore will write.
-pub(super) enum Target {
-    /// A new volume, and the name that it gets in the end.
-    New {
-        source: Arc<dyn Source>,
-        name: VolumeName,
-        metadata: VolumeMetadata,
-    },
-    Existing {
-        source: Arc<dyn Source>,
-        volume: VolumeInfo,
-    },
-}
-
-impl Target {
-    pub(super) fn source(&self) -> &Arc<dyn Source> {
-        match self {
-            Self::New { source, .. } | Self::Existing { source, .. } => source,
-        }
-    }
-
-    /// The volume's name when the restore has ended well.
-    pub(super) fn name(&self) -> &VolumeName {
-        match self {
-            Self::New { name, .. } => name,
-            Self::Existing { volume, .. } => &volume.name,
-        }
-    }
-
-    fn key(&self) -> (SourceName, VolumeName) {
-        (self.source().name().clone(), self.name().clone())
-    }
-}
-
-/// Keeps a name for a restore until it has ended.
-pub(super) struct Reservation {
-    operations: Arc<Operations>,
-    key: (SourceName, VolumeName),
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.operations.lock_targets().remove(&self.key);
-    }
-}
 
 impl Operations {
     /// Checks that a restore would not be refused now.
@@ -68,7 +22,8 @@ impl Operations {
         self.check_writable()?;
         let record = self.restorable(requester, request)?;
         let target = self.settle_target(requester, request, &record)?;
-        self.check_target_quota(requester, &target, &record)
+        self.check_target_quota(requester, &target, &record)?;
+        self.check_target_free(&target)
     }
 
     /// Settles the target and queues the job that fills it.
@@ -82,34 +37,36 @@ impl Operations {
         let record = self.restorable(requester, request)?;
         let target = self.settle_target(requester, request, &record)?;
         self.check_target_quota(requester, &target, &record)?;
-        let temporary_name = temporary_name(&record)?;
-        let running = RunningTarget { temporary_name: temporary_name.clone(), size_bytes: record.size_bytes };
-        let reservation = self.reserve_target(&target, running)?;
+        let reservation = self.reserve_target(&target)?;
         let id = record.id;
-        let subject = JobSubject {
-            backup: Some(id.to_string()),
-            volume: Some(format!("{}/{}", target.source().name(), target.name())),
-            project: record.project.to_string(),
-        };
-        let written = match &target {
-            Target::New { .. } => temporary_name.clone(),
-            Target::Existing { volume, .. } => volume.name.clone(),
-        };
         self.repository.catalog().update(id, |record| {
             record.status = BackupStatus::Restoring;
-            record.restore_target = Some(RestoreTarget {
-                source: target.source().name().clone(),
-                volume: written,
-                is_new: matches!(target, Target::New { .. }),
-            });
+            record.restore_target = Some(target.stored.clone());
         })?;
         let (source, volume) = target.key();
-        let job = RestoreJob::new(Arc::clone(self), id, target, temporary_name, request, reservation);
-        match self.jobs.submit("restore", subject, Slot::Operation, move |control| job.run(control)) {
+        let job = RestoreJob::new(Arc::clone(self), id, target, reservation, Beginning::Fresh);
+        match self.submit_restore(&record, job) {
             Ok(job) => Ok(RestoreAccepted { backup: id, job, source, volume }),
-            // The job was dropped, and put the record right.
-            Err(error) => Err(error.into()),
+            Err(refusal) => {
+                // The queue may have ended: the job then left the record for the next start.
+                self.end_restore(id);
+                Err(refusal)
+            }
         }
+    }
+
+    pub(super) fn submit_restore(
+        self: &Arc<Self>,
+        record: &BackupRecord,
+        job: RestoreJob,
+    ) -> Result<JobId, Refusal> {
+        let (source, volume) = job.target().key();
+        let subject = JobSubject {
+            backup: Some(record.id.to_string()),
+            volume: Some(format!("{source}/{volume}")),
+            project: record.project.to_string(),
+        };
+        Ok(self.jobs.submit("restore", subject, Slot::Operation, move |control| job.run(control))?)
     }
 
     fn restorable(
@@ -132,7 +89,7 @@ impl Operations {
         request: &RestoreRequest,
         record: &BackupRecord,
     ) -> Result<Target, Refusal> {
-        let volume_type = self.volume_type(request)?;
+        let volume_type = self.volume_type(request.volume_type.as_ref())?;
         let Some(to) = &request.to else {
             return self.settle_new(requester, request, record, volume_type, None);
         };
@@ -157,6 +114,10 @@ impl Operations {
         volume: VolumeInfo,
     ) -> Result<Target, Refusal> {
         let what = format!("volume {:?} in source {}", volume.name.as_str(), source.name());
+        if request.size_bytes.is_some() {
+            let sentence = format!("{what} exists and keeps its size; --size is for a new volume");
+            return Err(Refusal::new(RefusalKind::InvalidInput, sentence));
+        }
         if !request.force {
             let sentence = format!("{what} exists; --force overwrites it");
             return Err(Refusal::new(RefusalKind::VolumeExists, sentence));
@@ -172,7 +133,19 @@ impl Operations {
             let sentence = format!("{what} is open for writing; detach it first");
             return Err(Refusal::new(RefusalKind::VolumeInUse, sentence));
         }
-        Ok(Target::Existing { source, volume })
+        let stored = RestoreTarget {
+            source: source.name().clone(),
+            volume: volume.name,
+            is_new: false,
+            final_name: None,
+            any_name: false,
+            size_bytes: volume.size_bytes,
+            volume_type: None,
+            instance: Some(volume.instance),
+            durable_bytes: 0,
+            is_abandoned: false,
+        };
+        Ok(Target { source, stored })
     }
 
     /// Settles a new volume: in the source and under the name that the request gives, else the backup's.
@@ -190,7 +163,9 @@ impl Operations {
             qualified.map(|(_, name)| name).map_or_else(|| to.map(str::to_owned), |name| Some(name.into()));
         let source = self.target_source(request, record, volume_type, to_source)?;
         self.project_for_volume(requester, record, source.name())?;
+        let size_bytes = new_size(request, record)?;
         let named = to_name.or_else(|| request.name.clone());
+        let any_name = named.is_none();
         let name = match named {
             Some(name) => {
                 let name = parse_volume_name(&name)?;
@@ -202,8 +177,19 @@ impl Operations {
             }
             None => self.free_name(source.as_ref(), &record.volume_name)?,
         };
-        let metadata = with_type(record.volume_metadata.clone(), volume_type);
-        Ok(Target::New { source: Arc::clone(source), name, metadata })
+        let stored = RestoreTarget {
+            source: source.name().clone(),
+            volume: temporary_name(record)?,
+            is_new: true,
+            final_name: Some(name),
+            any_name,
+            size_bytes,
+            volume_type: request.volume_type.clone(),
+            instance: None,
+            durable_bytes: 0,
+            is_abandoned: false,
+        };
+        Ok(Target { source: Arc::clone(source), stored })
     }
 
     fn target_source(
@@ -229,8 +215,8 @@ impl Operations {
         })
     }
 
-    fn volume_type(&self, request: &RestoreRequest) -> Result<Option<&VolumeType>, Refusal> {
-        let Some(name) = &request.volume_type else { return Ok(None) };
+    pub(super) fn volume_type(&self, name: Option<&String>) -> Result<Option<&VolumeType>, Refusal> {
+        let Some(name) = name else { return Ok(None) };
         let found = self.options.volume_types.get(name);
         found.map(Some).ok_or_else(|| {
             let all: Vec<_> = self.options.volume_types.keys().map(String::as_str).collect();
@@ -275,13 +261,11 @@ impl Operations {
         target: &Target,
         record: &BackupRecord,
     ) -> Result<(), Refusal> {
-        match target {
-            Target::New { source, .. } => {
-                let project = self.project_for_volume(requester, record, source.name())?;
-                self.check_volume_quota(project, record.size_bytes)
-            }
-            Target::Existing { .. } => Ok(()),
+        if !target.stored.is_new {
+            return Ok(());
         }
+        let project = self.project_for_volume(requester, record, target.source.name())?;
+        self.check_volume_quota(project, target.stored.size_bytes)
     }
 
     /// Returns the project that a new volume in a source counts for: the backup's own if it has the source.
@@ -296,28 +280,24 @@ impl Operations {
             None => self.project_of(requester, source),
         }
     }
-
-    fn reserve_target(
-        self: &Arc<Self>,
-        target: &Target,
-        running: RunningTarget,
-    ) -> Result<Reservation, Refusal> {
-        let key = target.key();
-        match self.lock_targets().entry(key.clone()) {
-            Entry::Vacant(vacant) => drop(vacant.insert(running)),
-            Entry::Occupied(_) => {
-                let sentence =
-                    format!("volume {:?} in source {} is being restored to", key.1.as_str(), key.0);
-                return Err(Refusal::new(RefusalKind::InvalidState, sentence));
-            }
-        }
-        Ok(Reservation { operations: Arc::clone(self), key })
-    }
 }
 
 /// The name of a new volume while it fills.
 fn temporary_name(record: &BackupRecord) -> Result<VolumeName, Refusal> {
     parse_volume_name(&format!("restore_backup_{}", record.id))
+}
+
+/// The size of a new volume: that of the backup unless a larger one is wanted.
+fn new_size(request: &RestoreRequest, record: &BackupRecord) -> Result<u64, Refusal> {
+    let wanted = request.size_bytes.unwrap_or(record.size_bytes);
+    if wanted < record.size_bytes {
+        let sentence = format!(
+            "--size is {wanted} bytes, backup {} has {}; give a size that is not smaller, or none",
+            record.id, record.size_bytes
+        );
+        return Err(Refusal::new(RefusalKind::VolumeTooSmall, sentence));
+    }
+    Ok(wanted)
 }
 
 fn parse_volume_name(name: &str) -> Result<VolumeName, Refusal> {
@@ -330,20 +310,4 @@ fn exists(source: &dyn Source, name: &VolumeName) -> Result<bool, Refusal> {
         Err(SourceError::VolumeNotFound { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn with_type(mut metadata: VolumeMetadata, volume_type: Option<&VolumeType>) -> VolumeMetadata {
-    let Some(volume_type) = volume_type else { return metadata };
-    if let Some(data_pool) = &volume_type.data_pool {
-        metadata.data_pool = (!data_pool.is_empty()).then(|| data_pool.clone());
-    }
-    if let Some(object_size) = volume_type.object_size {
-        metadata.object_size = Some(object_size.0);
-        // The source volume's striping need not fit into objects of another size.
-        (metadata.stripe_unit, metadata.stripe_count) = (None, None);
-    }
-    if let Some(features) = &volume_type.features {
-        metadata.features.clone_from(features);
-    }
-    metadata
 }

@@ -2,15 +2,21 @@
 //!
 //! A new volume fills under `restore_backup_<backup id>` and gets its final name when it is complete and flushed.
 //! An existing one carries the mark `amberfs.restore=incomplete` from before the first write until after the flush.
+//!
+//! The backup's record says where a restore writes and how much of that is durable; a start after a stop or a crash
+//! goes on from there.
 
 mod accept;
+mod compare;
+mod resume;
 mod run;
+mod target;
 mod write;
-
-use std::collections::HashMap;
 
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
+
+pub(super) use target::Targets;
 
 /// What a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +26,8 @@ pub struct RestoreRequest {
     pub name: Option<String>,
     pub source: Option<String>,
     pub volume_type: Option<String>,
+    /// Of a new volume; without it, the backup's.
+    pub size_bytes: Option<u64>,
     pub force: bool,
 }
 
@@ -30,14 +38,4 @@ pub struct RestoreAccepted {
     pub job: JobId,
     pub source: SourceName,
     pub volume: VolumeName,
-}
-
-/// Volumes that running restores write to, by the names that they have when all went well.
-pub(super) type Targets = HashMap<(SourceName, VolumeName), RunningTarget>;
-
-/// How a volume of a running restore is called meanwhile, and what it will use.
-#[derive(Debug, Clone)]
-pub(super) struct RunningTarget {
-    pub(super) temporary_name: VolumeName,
-    pub(super) size_bytes: u64,
 }

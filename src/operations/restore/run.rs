@@ -1,31 +1,40 @@
 //! The job of a restore.
 
 use std::sync::Arc;
+use std::thread;
 
 use super::super::Operations;
-use super::super::refusal::sentence;
-use super::RestoreRequest;
-use super::accept::{Reservation, Target};
-use super::write;
-use crate::catalog::BackupStatus;
+use super::compare::Comparison;
+use super::resume::{Found, patiently};
+use super::target::{Reservation, Target, with_type};
+use super::write::{self, DataRanges, Filling};
+use crate::catalog::RestoreTarget;
 use crate::image::Image;
-use crate::jobs::{JobControl, JobEnd};
-use crate::source::{Source, SourceError};
-use crate::types::{BackupId, Refusal, VolumeMetadata, VolumeName};
+use crate::jobs::{JobControl, JobEnd, Stop};
+use crate::source::{SourceError, VolumeWriter};
+use crate::types::{BackupId, Refusal, RefusalKind};
 
 /// On a volume that is not, or not completely, what its backup was.
 const MARK_KEY: &str = "amberfs.restore";
 const MARK_VALUE: &str = "incomplete";
 
-/// A queued or running restore. Dropped, run or unrun, it leaves the backup available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// Nothing was written yet.
+    Fresh,
+    /// An earlier process may have written something.
+    Resumed,
+}
+
+/// A queued or running restore. However it ends, the backup is available afterwards; but for a shutdown, which leaves
+/// everything to the next start.
 pub(super) struct RestoreJob {
     operations: Arc<Operations>,
     id: BackupId,
     target: Target,
-    temporary_name: VolumeName,
-    /// The name was not asked for: another one will do when it is taken in the end.
-    any_name: bool,
-    _reservation: Reservation,
+    beginning: Beginning,
+    has_ended: bool,
+    reservation: Option<Reservation>,
 }
 
 impl RestoreJob {
@@ -33,100 +42,170 @@ impl RestoreJob {
         operations: Arc<Operations>,
         id: BackupId,
         target: Target,
-        temporary_name: VolumeName,
-        request: &RestoreRequest,
         reservation: Reservation,
+        beginning: Beginning,
     ) -> Self {
-        let any_name = request.to.is_none() && request.name.is_none();
-        Self { operations, id, target, temporary_name, any_name, _reservation: reservation }
+        Self { operations, id, target, beginning, has_ended: false, reservation: Some(reservation) }
     }
 
-    pub(super) fn run(self, control: &JobControl) -> Result<(), JobEnd> {
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) fn run(mut self, control: &JobControl) -> Result<(), JobEnd> {
+        let result = self.restore(control);
+        self.has_ended = true;
+        match &result {
+            Ok(()) => self.operations.end_restore(self.id),
+            Err(JobEnd::Stopped(Stop::Shutdown)) => {
+                tracing::info!(backup = %self.id, "the restore was stopped; it goes on at the next start");
+            }
+            Err(JobEnd::Stopped(Stop::Cancelled)) => self.operations.give_up_restore(self.id),
+            Err(JobEnd::Failed(refusal)) => {
+                tracing::warn!(backup = %self.id, volume = %self.target.name(), %refusal, "the restore failed");
+                self.operations.give_up_restore(self.id);
+            }
+        }
+        result
+    }
+
+    fn restore(&mut self, control: &JobControl) -> Result<(), JobEnd> {
         let image = self.operations.repository.image(self.id).map_err(Refusal::from)?;
         control.set_total(image.size_bytes());
-        match &self.target {
-            Target::New { source, name, metadata } => {
-                let filled = self.fill_new(source.as_ref(), metadata, &image, control);
-                let named = filled.and_then(|()| Ok(self.name(source.as_ref(), name)?));
-                if named.is_err() {
-                    self.remove_temporary(source.as_ref());
-                }
-                named
-            }
-            Target::Existing { source, volume } => {
-                self.overwrite(source.as_ref(), &volume.name, &image, control)
-            }
+        if self.target.stored.is_new {
+            self.fill_new(&image, control)
+        } else {
+            self.overwrite(&image, control)
         }
     }
 
-    fn fill_new(
-        &self,
-        source: &dyn Source,
-        metadata: &VolumeMetadata,
-        image: &Image,
-        control: &JobControl,
-    ) -> Result<(), JobEnd> {
+    fn fill_new(&mut self, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+        let found = match self.beginning {
+            Beginning::Fresh => Found::Nothing,
+            Beginning::Resumed => self.find_new(control)?,
+        };
+        let writer = match found {
+            Found::Named => return Ok(()),
+            Found::Unfinished(writer) => writer,
+            Found::Nothing => self.make_new(control)?,
+        };
+        let from = self.target.stored.durable_bytes;
+        self.fill(image, writer.as_ref(), &Comparison::none(), from, control)?;
+        drop(writer);
+        Ok(self.name_new()?)
+    }
+
+    fn make_new(&mut self, control: &JobControl) -> Result<Box<dyn VolumeWriter>, JobEnd> {
+        if self.target.stored.instance.is_some() {
+            tracing::info!(backup = %self.id, volume = %self.target.stored.volume, "the volume of the interrupted restore is gone or another one; it begins anew");
+            self.update_target(|target| (target.instance, target.durable_bytes) = (None, 0))?;
+        }
+        let Target { source, stored } = &self.target;
         // What an earlier try under this name left, if anything.
-        source.remove_volume(&self.temporary_name).map_err(Refusal::from)?;
-        let created = source.create_volume(&self.temporary_name, image.size_bytes(), metadata);
+        match self.beginning {
+            Beginning::Fresh => source.remove_volume(&stored.volume).map_err(Refusal::from)?,
+            Beginning::Resumed => patiently(control, || source.remove_volume(&stored.volume))?,
+        }
+        let volume_type = self.operations.volume_type(stored.volume_type.as_ref())?;
+        let record = self.operations.record(self.id)?;
+        let metadata = with_type(record.volume_metadata.clone(), volume_type);
+        let created = source.create_volume(&stored.volume, stored.size_bytes, &metadata);
         let writer = created.map_err(Refusal::from)?;
-        write::write_data(image, writer.as_ref(), &self.operations.budget, control)?;
-        writer.flush().map_err(Refusal::from)?;
-        Ok(())
+        let instance = source.volume(&stored.volume).map_err(Refusal::from)?.instance;
+        self.update_target(|target| target.instance = Some(instance))?;
+        Ok(writer)
     }
 
     /// Gives the complete volume its final name.
-    fn name(&self, source: &dyn Source, name: &VolumeName) -> Result<(), Refusal> {
-        match source.rename_volume(&self.temporary_name, name) {
-            Err(SourceError::VolumeExists { .. }) if self.any_name => {
-                let other = self.operations.free_name(source, name)?;
-                Ok(source.rename_volume(&self.temporary_name, &other)?)
+    fn name_new(&mut self) -> Result<(), Refusal> {
+        let source = Arc::clone(&self.target.source);
+        match source.rename_volume(&self.target.stored.volume, self.target.name()) {
+            Err(SourceError::VolumeExists { .. }) if self.target.stored.any_name => {
+                let other = self.operations.free_name(source.as_ref(), self.target.name())?;
+                // A start that finds the volume under this name must know that it is the one.
+                self.update_target(|target| target.final_name = Some(other))?;
+                Ok(source.rename_volume(&self.target.stored.volume, self.target.name())?)
             }
             renamed => Ok(renamed?),
         }
     }
 
-    fn remove_temporary(&self, source: &dyn Source) {
-        if let Err(error) = source.remove_volume(&self.temporary_name) {
-            tracing::warn!(volume = %self.temporary_name, error = sentence(&error), "the volume of a failed restore cannot be removed");
+    /// Makes an existing volume equal to the backup, and zero behind its end.
+    fn overwrite(&mut self, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+        let writer = match self.beginning {
+            Beginning::Fresh => self.target.source.open_volume(&self.target.stored.volume),
+            Beginning::Resumed => Ok(self.reopen_existing(control)?),
+        };
+        let writer = writer.map_err(Refusal::from)?;
+        if writer.size_bytes() < image.size_bytes() {
+            let sentence = format!("volume {} was made smaller than the backup", self.target.name());
+            return Err(Refusal::new(RefusalKind::VolumeTooSmall, sentence).into());
+        }
+        // What an earlier process wrote may have been written over since: looked at, not trusted.
+        let compared_below = self.target.stored.durable_bytes;
+        let comparison = Comparison::decide(image, writer.as_ref(), compared_below, control)?;
+        writer.set_mark(MARK_KEY, Some(MARK_VALUE)).map_err(Refusal::from)?;
+        write::zero_holes(image, writer.as_ref(), control)?;
+        self.fill(image, writer.as_ref(), &comparison, 0, control)?;
+        writer.set_mark(MARK_KEY, None).map_err(Refusal::from)?;
+        Ok(())
+    }
+
+    /// Writes the image's data from an offset on, step by step, and makes each step durable.
+    fn fill(
+        &mut self,
+        image: &Image,
+        writer: &dyn VolumeWriter,
+        comparison: &Comparison,
+        from: u64,
+        control: &JobControl,
+    ) -> Result<(), JobEnd> {
+        let operations = Arc::clone(&self.operations);
+        let filling = Filling { image, writer, budget: &operations.budget, control, comparison };
+        let mut ranges = DataRanges::starting_at(image, from);
+        control.add_done(from);
+        loop {
+            let is_last = filling.step(&mut ranges, operations.options.restore_step_bytes)?;
+            writer.flush().map_err(Refusal::from)?;
+            if is_last {
+                return Ok(());
+            }
+            self.update_target(|target| target.durable_bytes = ranges.position())?;
         }
     }
 
-    /// Makes an existing volume equal to the backup, and zero behind its end.
-    fn overwrite(
-        &self,
-        source: &dyn Source,
-        name: &VolumeName,
-        image: &Image,
-        control: &JobControl,
-    ) -> Result<(), JobEnd> {
-        let writer = source.open_volume(name).map_err(Refusal::from)?;
-        writer.set_mark(MARK_KEY, Some(MARK_VALUE)).map_err(Refusal::from)?;
-        write::zero_holes(image, writer.as_ref(), control)?;
-        write::write_data(image, writer.as_ref(), &self.operations.budget, control)?;
-        writer.flush().map_err(Refusal::from)?;
-        writer.set_mark(MARK_KEY, None).map_err(Refusal::from)?;
+    /// Changes what the next start would go on from, durably.
+    fn update_target(&mut self, change: impl FnOnce(&mut RestoreTarget)) -> Result<(), Refusal> {
+        change(&mut self.target.stored);
+        let stored = self.target.stored.clone();
+        self.operations
+            .repository
+            .catalog()
+            .update(self.id, |record| record.restore_target = Some(stored))?;
         Ok(())
     }
 }
 
 impl Drop for RestoreJob {
+    /// Of one that was never run, or met a fault in amberfs.
     fn drop(&mut self) {
-        self.operations.end_restore(self.id);
-    }
-}
-
-impl Operations {
-    /// The backup is not being restored any more, however that went.
-    pub(in super::super) fn end_restore(&self, id: BackupId) {
-        let updated = self.repository.catalog().update(id, |record| {
-            if record.status == BackupStatus::Restoring {
-                record.status = BackupStatus::Available;
-            }
-            record.restore_target = None;
+        let has_panicked = thread::panicking();
+        if self.has_ended || (self.operations.is_shutting_down() && !has_panicked) {
+            return;
+        }
+        if !self.target.stored.is_new || (self.beginning == Beginning::Fresh && !has_panicked) {
+            self.operations.end_restore(self.id);
+            return;
+        }
+        self.operations.abandon_restore(self.id);
+        let (operations, id, reservation) = (Arc::clone(&self.operations), self.id, self.reservation.take());
+        // A cluster may take its time to let the volume go, and whoever cancels does not wait for that.
+        let removal = thread::Builder::new().name(format!("restore-{id}")).spawn(move || {
+            operations.give_up_restore(id);
+            drop(reservation);
         });
-        if let Err(error) = updated {
-            tracing::error!(backup = %id, error = sentence(&error), "the backup cannot be made available again");
+        if let Err(error) = removal {
+            tracing::error!(backup = %id, %error, "no thread could be started to remove the volume of a restore; the next start removes it");
         }
     }
 }

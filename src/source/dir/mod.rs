@@ -10,7 +10,7 @@ mod place;
 mod snapshot;
 mod writer;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -95,6 +95,12 @@ impl DirSource {
     }
 }
 
+/// The file's number alone would be given to another file when this one is removed.
+fn instance(metadata: &Metadata) -> String {
+    let birth = metadata.created().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    format!("{}-{}", metadata.ino(), birth.map_or(0, |birth| birth.as_nanos()))
+}
+
 impl Source for DirSource {
     fn name(&self) -> &SourceName {
         &self.place.source_name
@@ -120,11 +126,12 @@ impl Source for DirSource {
             Some(file) => file.metadata(),
             None => std::fs::metadata(&found.path),
         };
-        let size_bytes = metadata.map_err(self.place.io("look at", &found.path))?.len();
+        let metadata = metadata.map_err(self.place.io("look at", &found.path))?;
         Ok(VolumeInfo {
             id: VolumeId::derived(self.place.source_name.as_str(), found.name.as_str()),
             name: found.name,
-            size_bytes,
+            instance: instance(&metadata),
+            size_bytes: metadata.len(),
             in_use: matches!(writers, Writers::Some),
             metadata: VolumeMetadata::default(),
         })

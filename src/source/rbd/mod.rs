@@ -246,7 +246,8 @@ impl Source for RbdSource {
             let in_use = holder(&image, &writers)?.is_some();
             Ok((image.id()?, image.size()?, in_use, description::metadata(&image)?))
         })?;
-        Ok(VolumeInfo { name: name.clone(), id: VolumeId::new(id), size_bytes, in_use, metadata })
+        let instance = id.clone();
+        Ok(VolumeInfo { name: name.clone(), id: VolumeId::new(id), instance, size_bytes, in_use, metadata })
     }
 
     fn create_snapshot(
