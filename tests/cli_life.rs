@@ -258,6 +258,18 @@ fn when_a_flatten_fails_nothing_of_that_volume_is_deleted_and_the_others_are_pru
     assert_eq!(world.names(), ["z", "c", "b", "a"]);
 }
 
+#[test]
+fn a_quota_is_shown_with_what_is_used_of_it() {
+    let world = World::new();
+    world.chain("v", &["a", "b"]);
+    let shown = world.ok(&["quota", "show", "-f", "value"]);
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines[..2], ["backups 2 -1", "backup_gigabytes 2 -1"], "{shown}");
+    let stored: u64 =
+        lines[4].strip_prefix("stored_bytes ").unwrap().strip_suffix(" -1").unwrap().parse().unwrap();
+    assert!((200_000..300_000).contains(&stored), "what both have is stored once: {shown}");
+}
+
 /// Runs `amberfs backup create VOLUME` at a terminal, with Ctrl-C at the progress bar and this answer.
 fn at_a_terminal(world: &World, volume: &str, answer: &str) -> (Option<i32>, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/terminal.py");
@@ -299,7 +311,6 @@ fn ctrl_c_at_the_progress_bar_asks_whether_to_cancel() {
     let (status, shown) = at_a_terminal(&world, "v", "n\r");
     assert_eq!(status, Some(0), "{shown}");
     assert!(shown.contains("Cancel job 3?") && shown.contains("job 3: backup local/v done"), "{shown}");
-    let image =
-        fs::read(world.daemon.image(&world.ok(&["backup", "list", "-f", "value", "-c", "ID"]).trim_end()));
-    assert!(image.unwrap() == bytes);
+    let id = world.ok(&["backup", "list", "-f", "value", "-c", "ID"]);
+    assert!(fs::read(world.daemon.image(id.trim_end())).unwrap() == bytes);
 }
