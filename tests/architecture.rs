@@ -260,9 +260,14 @@ fn what_the_tests_of_the_life_cycle_prove_stands_in_the_document() {
     let paragraphs: BTreeSet<String> = document.split("\n\n").map(one_line).collect();
     let mut files = Vec::new();
     collect(Path::new("tests/life"), &mut files);
+    collect(Path::new("tests/restores"), &mut files);
     let mut count = 0;
     for file in files {
         for (test, paragraph) in proved_paragraphs(&fs::read_to_string(&file).unwrap()) {
+            // Of restores there are tests that prove how, and not what users are told.
+            if paragraph.is_empty() && file.starts_with("tests/restores") {
+                continue;
+            }
             let place = file.display();
             assert!(paragraphs.contains(&paragraph), "{place}: {test}: not a paragraph of docs/semantics.md");
             count += 1;

@@ -19,6 +19,7 @@ mod projects;
 mod quotas;
 mod records;
 mod recovery;
+mod restores;
 #[cfg(feature = "rbd")]
 mod snapshots;
 mod states;

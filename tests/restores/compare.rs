@@ -10,6 +10,8 @@ use crate::{World, mark, over};
 
 const SIZE: usize = 40 * MIB as usize;
 
+/// A restore over an existing volume that holds most of the data already compares, and writes only the 4 KiB blocks that
+/// differ.
 #[test]
 fn over_a_volume_that_holds_most_of_the_data_only_what_differs_is_written() {
     let world = World::new();

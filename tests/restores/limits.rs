@@ -11,6 +11,8 @@ use crate::support::daemon::Daemon;
 use crate::support::engine::full;
 use crate::{World, restore};
 
+/// At most `limits.max_operations` backups and restores run at once, both together; the others wait in the order they
+/// came.
 #[test]
 fn backups_and_restores_wait_in_one_line_and_a_queued_restore_is_cancelled() {
     let mut world = World::new();
@@ -45,6 +47,8 @@ fn backups_and_restores_wait_in_one_line_and_a_queued_restore_is_cancelled() {
     assert_eq!(world.files(), ["n0.raw", "n1.raw", "n3.raw", "v"]);
 }
 
+/// What backups and restores hold of the data at any moment is taken from one budget, `limits.memory`, however many of
+/// them run.
 #[test]
 fn fifteen_restores_of_incompressible_data_stay_within_the_memory_limit() {
     const VOLUME_MIB: usize = 200;

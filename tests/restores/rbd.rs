@@ -22,6 +22,8 @@ fn features(info: &Value) -> Vec<&str> {
     info["features"].as_array().unwrap().iter().map(|feature| feature.as_str().unwrap()).collect()
 }
 
+/// Restored RBD volumes have the features, object size, striping and image-meta of the source volume unless `--type` says
+/// otherwise. A backup of a file gets the pool's defaults.
 #[test]
 fn a_new_volume_is_like_the_one_that_was_backed_up_unless_its_type_says_otherwise() {
     let cluster = CephCluster::shared();

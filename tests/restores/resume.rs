@@ -29,6 +29,8 @@ fn temporary(id: BackupId) -> String {
     format!("restore_backup_{id}.raw")
 }
 
+/// A restore that a stop or a crash interrupted is queued again by the next start, with its name and its quota kept, and
+/// goes on where its progress was durable (every 256 MiB).
 #[test]
 fn a_stopped_restore_goes_on_where_its_durable_progress_ends() {
     let mut world = World::new();
@@ -82,6 +84,7 @@ fn a_restore_that_was_only_queued_is_run_by_the_next_start() {
     assert_eq!(world.files(), ["n.raw", "w"]);
 }
 
+/// If the new volume of an interrupted restore is gone, or another one, the restore begins anew.
 #[test]
 fn a_temporary_volume_that_is_gone_or_another_one_is_made_anew() {
     for replaced in [false, true] {
@@ -179,6 +182,8 @@ fn a_volume_that_had_got_its_name_already_is_not_restored_a_second_time() {
     }
 }
 
+/// In an existing volume, what an interrupted restore had written is compared, not trusted: somebody may have written
+/// there meanwhile.
 #[test]
 fn what_was_durable_in_an_existing_volume_is_compared_and_not_trusted() {
     // So large that what was written already is the smaller part: the sample says not to compare.

@@ -19,6 +19,8 @@ fn refused(world: &World, request: &RestoreRequest) -> Refusal {
     refusal
 }
 
+/// `--size SIZE` (`20GiB`, or bytes) makes a new volume larger than the backup: beyond the backup's end it reads zeros,
+/// which are not written. Smaller than the backup is `VolumeTooSmall`; with `--to` an existing volume, `InvalidInput`.
 #[test]
 fn a_new_volume_may_be_larger_and_what_is_more_is_not_written() {
     let world = World::new();
@@ -43,6 +45,8 @@ fn a_new_volume_may_be_larger_and_what_is_more_is_not_written() {
     assert_eq!(std::fs::metadata(world.path("to.raw")).unwrap().len(), 4_000_000);
 }
 
+/// `--size SIZE` (`20GiB`, or bytes) makes a new volume larger than the backup: beyond the backup's end it reads zeros,
+/// which are not written. Smaller than the backup is `VolumeTooSmall`; with `--to` an existing volume, `InvalidInput`.
 #[test]
 fn a_size_that_is_too_small_or_of_an_existing_volume_is_refused() {
     let world = World::new();
