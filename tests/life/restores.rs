@@ -5,6 +5,9 @@ use rustix::io::Errno;
 use crate::support::bytes::pattern;
 use crate::world::{MIB, World, changed, everywhere, with_hole};
 
+/// Takes a good deal longer to restore than to look at a mark and to cancel.
+const LARGE: usize = 384 * MIB;
+
 /// A restore makes a new volume, in `--source S`, else the type's source, else the backup's. It fills as
 /// `restore_backup_<backup id>` and has its final name only when it is complete: `--name N`, or `--to N` where there is
 /// no such volume (`VolumeExists` if the name is taken); else the source volume's name if that is free, else that name
@@ -46,10 +49,12 @@ fn a_new_volume_has_its_name_when_it_is_complete() {
 #[test]
 fn an_existing_volume_is_overwritten_and_marked_meanwhile() {
     everywhere(|world| {
-        let bytes = with_hole(2, 96 * MIB);
+        let bytes = with_hole(2, LARGE);
         world.fill("v", &bytes);
         let id = world.backup("v", "");
-        world.fill("target", &pattern(3, 97 * MIB + 512));
+        let mut other = vec![0; LARGE + MIB + 512];
+        other[LARGE - MIB..].copy_from_slice(&pattern(3, 2 * MIB + 512));
+        world.fill("target", &other);
         world.fill("small", &pattern(4, MIB));
         let over = format!("{id} --to {}", world.volume("target"));
         world.daemon.refused("restore", &format!("{over}\n"), Errno::EXIST, "VolumeExists");
@@ -57,8 +62,8 @@ fn an_existing_volume_is_overwritten_and_marked_meanwhile() {
         world.daemon.refused("restore", &small, Errno::FBIG, "VolumeTooSmall");
         assert_eq!(mark(world), None);
         let job = world.daemon.accepted("restore", &format!("{over} --force\n"), "job");
-        crate::support::daemon::until("the mark", || mark(world));
-        assert_eq!(mark(world).as_deref(), Some("incomplete"));
+        let marked = crate::support::daemon::until("the mark", || mark(world));
+        assert_eq!(marked, "incomplete");
         world.accepted_pairs("cancel", &job);
         let job = world.daemon.ended(&job);
         assert_eq!(job["state"], "cancelled", "it was restored too fast to be cancelled");
@@ -66,7 +71,7 @@ fn an_existing_volume_is_overwritten_and_marked_meanwhile() {
         world.daemon.restore(&format!("{over} --force"));
         assert_eq!(mark(world), None);
         let mut expected = bytes;
-        expected.resize(97 * MIB + 512, 0);
+        expected.resize(LARGE + MIB + 512, 0);
         assert!(world.bytes("target").unwrap() == expected);
     });
 }
