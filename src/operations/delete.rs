@@ -146,7 +146,7 @@ impl Operations {
         let id = id.to_string();
         let mut reports = self.jobs.reports();
         reports.retain(|report| {
-            report.backup.as_ref() == Some(&id) && !report.state.has_ended() && kinds.contains(&report.kind)
+            report.backup.as_ref() == Some(&id) && !report.state.has_ended() && kinds.contains(&&*report.kind)
         });
         reports.iter().map(|report| report.id).collect()
     }
