@@ -114,10 +114,12 @@ fn kills_at_any_moment_lose_no_available_backup() {
         file.write_all_at(&change, offset).unwrap();
         drop(file);
         bytes[offset as usize..][..change.len()].copy_from_slice(&change);
-        let id = local.daemon.accepted("backup", "v --incremental\n", "backup");
+        let answer = local.daemon.say("backup", "v --incremental\n").answer;
+        let value = |key| answer.split_whitespace().find_map(|pair| pair.strip_prefix(key)).unwrap();
+        let (id, job) = (value("backup=").to_owned(), value("job="));
         // The kill meets the job a little later each time.
         until("the moment of the kill", || {
-            let done = local.daemon.job(&format!("{}", if round == 0 { 2 } else { 1 }));
+            let done = local.daemon.job(job);
             let reached = done["bytes_done"].as_u64().unwrap() >= round << 21;
             (reached || done["state"] != "running" && done["state"] != "queued").then_some(())
         });

@@ -22,10 +22,11 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     // First of all, so that no signal finds the daemon unprepared.
     let signals = watch_signals()?;
     let repository = assemble::open_repository(&config, options)?;
-    let operations = assemble::operations(&config, repository)?;
+    let events = assemble::events(&repository);
+    let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
-    let vfs = Vfs::new(VfsParts::new(&operations, commands));
+    let vfs = Vfs::new(VfsParts::new(&operations, events, commands));
     let fuse_options =
         FuseOptions { mountpoint: options.mountpoint.clone(), allow_other: config.mount.allow_other };
     let session = fuse::mount(vfs, fuse_options)?;

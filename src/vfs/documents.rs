@@ -38,7 +38,7 @@ impl Vfs {
             Node::Info(id) => self.info(*id),
             Node::Record(id) => self.exported_record(*id),
             Node::Job(id) => self.job(*id),
-            Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
+            Node::Events | Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
             Node::BackupLink(_) | Node::LatestLink(..) => Err(VfsError::NotFound),
             Node::Root
             | Node::ControlFolder

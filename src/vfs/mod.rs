@@ -33,7 +33,7 @@ pub use owners::Owner;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
-use crate::jobs::JobQueue;
+use crate::jobs::{EventLog, JobQueue};
 use crate::operations::Operations;
 use crate::repository::{Repository, RepositoryError};
 use crate::source::Sources;
@@ -51,6 +51,7 @@ pub struct VfsParts {
     pub repository: Arc<Repository>,
     pub sources: Sources,
     pub jobs: Arc<JobQueue>,
+    pub events: Arc<EventLog>,
     pub projects: Vec<Project>,
     /// Who owns what belongs to no project.
     pub operator: Owner,
@@ -60,11 +61,12 @@ pub struct VfsParts {
 
 impl VfsParts {
     /// Takes the parts from the operations that the commands run; the operator is who runs this process.
-    pub fn new(operations: &Operations, runner: Arc<dyn CommandRunner>) -> Self {
+    pub fn new(operations: &Operations, events: Arc<EventLog>, runner: Arc<dyn CommandRunner>) -> Self {
         Self {
             repository: Arc::clone(operations.repository()),
             sources: operations.sources().clone(),
             jobs: Arc::clone(operations.jobs()),
+            events,
             projects: operations.projects().to_vec(),
             operator: Owner {
                 uid: rustix::process::geteuid().as_raw(),
@@ -79,6 +81,7 @@ impl VfsParts {
 pub struct Vfs {
     repository: Arc<Repository>,
     jobs: Arc<JobQueue>,
+    events: Arc<EventLog>,
     volumes: VolumeListings,
     owners: Owners,
     control_files: Arc<ControlFiles>,
@@ -123,6 +126,7 @@ impl Vfs {
         Arc::new(Self {
             repository: parts.repository,
             jobs: parts.jobs,
+            events: parts.events,
             volumes: VolumeListings::new(&parts.sources, parts.listing_times),
             owners: Owners::new(parts.operator, &parts.projects),
             control_files: Arc::new(ControlFiles::new(parts.runner)),
@@ -187,6 +191,7 @@ impl Vfs {
                 (Open::Control(Arc::new(open)), Caching::Direct)
             }
             Node::Image(id) => (Open::Image(self.open_image(id)?), Caching::Keep),
+            Node::Events => (Open::Events(Arc::new(self.events.reader())), Caching::Direct),
             ref text => {
                 let caching = if *text == Node::Readme { Caching::Keep } else { Caching::Direct };
                 (Open::Text(self.document(text)?.text.into()), caching)
@@ -222,7 +227,7 @@ impl Vfs {
     pub fn write(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8]) -> Result<Written, VfsError> {
         match self.handles.get(handle)? {
             Open::Control(control) => control.write(caller, offset, bytes),
-            Open::Image(_) | Open::Text(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
+            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
         }
     }
 
@@ -271,7 +276,9 @@ impl Vfs {
     fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>, VfsError> {
         match self.handles.get(handle)? {
             Open::Folder(folder) => Ok(folder),
-            Open::Image(_) | Open::Text(_) | Open::Control(_) => Err(VfsError::BadHandle { handle }),
+            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Control(_) => {
+                Err(VfsError::BadHandle { handle })
+            }
         }
     }
 

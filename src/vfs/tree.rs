@@ -10,10 +10,11 @@ use super::{CONTROL_FILES, Vfs, VfsError};
 use crate::types::{BackupId, SourceName, VolumeName};
 
 /// What is in the root, sorted.
-const ROOT_CHILDREN: [(&str, Node); 6] = [
+const ROOT_CHILDREN: [(&str, Node); 7] = [
     ("README", Node::Readme),
     ("backups", Node::BackupsFolder),
     ("control", Node::ControlFolder),
+    ("events", Node::Events),
     ("jobs", Node::JobsFolder),
     ("status.json", Node::Status),
     ("volumes", Node::VolumesFolder),
@@ -47,6 +48,7 @@ impl Vfs {
             }
             Node::Readme
             | Node::Status
+            | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)
             | Node::LatestLink(..)
@@ -88,6 +90,7 @@ impl Vfs {
             }
             Node::Readme
             | Node::Status
+            | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)
             | Node::LatestLink(..)
