@@ -229,3 +229,44 @@ fn the_checks_see_what_they_look_for() {
     assert!(!names_crate("crate::sled::x", "sled"));
     assert!(!names_crate("assembled::x", "sled"));
 }
+
+/// Returns a text with its line ends and indentation as single spaces.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The doc comments above the tests of a file, each in one line, with the test's name.
+fn proved_paragraphs(code: &str) -> Vec<(String, String)> {
+    let (mut comment, mut is_test, mut found) = (String::new(), false, Vec::new());
+    for line in code.lines() {
+        if let Some(text) = line.strip_prefix("///") {
+            comment.push_str(text);
+        } else if line == "#[test]" {
+            is_test = true;
+        } else if !line.starts_with("#[") {
+            if is_test && let Some(name) = line.strip_prefix("fn ") {
+                let name = name.split('(').next().unwrap_or_default();
+                found.push((name.to_owned(), one_line(&comment)));
+            }
+            (comment, is_test) = (String::new(), false);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_the_tests_of_the_life_cycle_prove_stands_in_the_document() {
+    let document = fs::read_to_string("docs/semantics.md").unwrap();
+    let paragraphs: BTreeSet<String> = document.split("\n\n").map(one_line).collect();
+    let mut files = Vec::new();
+    collect(Path::new("tests/life"), &mut files);
+    let mut count = 0;
+    for file in files {
+        for (test, paragraph) in proved_paragraphs(&fs::read_to_string(&file).unwrap()) {
+            let place = file.display();
+            assert!(paragraphs.contains(&paragraph), "{place}: {test}: not a paragraph of docs/semantics.md");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} tests were found");
+}

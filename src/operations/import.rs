@@ -97,14 +97,15 @@ impl Operations {
                 "the record of backup {id} was altered: its manifest says otherwise"
             )));
         }
-        let record = self.repository.catalog().insert(BackupRecord {
+        self.repository.catalog().insert(BackupRecord {
             // Whatever was being done with it when it was exported is not being done here.
             status: BackupStatus::Available,
             fail_reason: None,
             restore_target: None,
+            // What is removed here is never what a text from outside names.
+            retired_manifests: Vec::new(),
             ..record
         })?;
-        self.remove_retired_manifests(&record);
         Ok(())
     }
 }
@@ -121,6 +122,9 @@ fn is_of_same_backup(record: &BackupRecord, original: &BackupRecord) -> bool {
         && record.snapshot_id == original.snapshot_id
         && record.created_at == original.created_at
         && record.data_timestamp == original.data_timestamp
+        && record.volume_metadata == original.volume_metadata
+        // The base of the next incremental: a wrong one would make that one wrong.
+        && (record.snapshot.is_none() || record.snapshot == original.snapshot)
 }
 
 /// Orders records so that none comes before the one it leans on.

@@ -90,15 +90,14 @@ impl Node {
             | Self::VolumesFolder
             | Self::BackupsFolder
             | Self::JobsFolder => LONG,
-            Self::SourceFolder(_)
-            | Self::VolumeFolder(..)
-            | Self::BackupLink(_)
+            Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) => SHORT,
+            // Who has seen a delete end, or a name change, finds it so at once.
+            Self::BackupLink(_)
             | Self::LatestLink(..)
             | Self::BackupFolder(_)
             | Self::Image(_)
             | Self::Info(_)
-            | Self::Record(_)
-            | Self::Job(_) => SHORT,
+            | Self::Record(_) => Duration::ZERO,
         }
     }
 

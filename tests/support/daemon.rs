@@ -60,10 +60,12 @@ impl Daemon {
         daemon
     }
 
-    /// Writes the configuration for the next start.
+    /// Writes the configuration for the next start. What stands before the first section is not of one.
     pub fn configure(&mut self, sections: &str) {
         let repository = self.folder.path().join("repository");
-        let text = format!("[repository]\nurl = \"dir:{}\"\n{sections}\n", repository.display());
+        let (top, sections) = sections.split_at(sections.find('[').unwrap_or(sections.len()));
+        let repository = format!("[repository]\nurl = \"dir:{}\"", repository.display());
+        let text = format!("{top}\n{repository}\n{sections}\n");
         let mut file = File::create(self.folder.path().join("amberfs.toml")).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }

@@ -70,6 +70,9 @@ def write_file(c):
             if not any(new):
                 image(c).write_zeroes(offset, length)
                 continue
+            if not any(old):
+                image(c).write(new, offset)
+                continue
             for start in range(0, length, 4096):
                 piece = new[start:start + 4096]
                 if piece != old[start:start + 4096]:

@@ -144,9 +144,14 @@ pub fn snapshots(image: &Image) -> Result<Vec<SnapshotInfo>, Failure> {
     Ok(infos)
 }
 
-/// Says who else has the image open for writing: other connections than this one, of this host too.
+/// Says who else has the image open for writing: other connections than this one, of this host too. Whoever locked it
+/// by hand (`rbd lock add`) says that it is in use, too.
 pub fn other_writer(image: &Image) -> Result<Option<String>, Failure> {
     let ours = image.pool().client_id();
-    let other = image.watchers()?.into_iter().find(|watcher| watcher.client_id != ours);
-    Ok(other.map(|watcher| format!("client.{} at {} has it open", watcher.client_id, watcher.address)))
+    if let Some(other) = image.watchers()?.into_iter().find(|watcher| watcher.client_id != ours) {
+        return Ok(Some(format!("client.{} at {} has it open", other.client_id, other.address)));
+    }
+    // librbd takes and gives back its own lock by itself; one whose owner does not watch the image is of a dead client.
+    let by_hand = image.lockers()?.into_iter().find(|locker| !locker.cookie.starts_with("auto "));
+    Ok(by_hand.map(|locker| format!("{} holds the lock {:?} on it", locker.client, locker.cookie)))
 }

@@ -112,6 +112,18 @@ unsafe extern "C" {
 
     pub fn rbd_watchers_list(image: RbdImage, watchers: *mut RbdImageWatcher, max: *mut usize) -> c_int;
     pub fn rbd_watchers_list_cleanup(watchers: *mut RbdImageWatcher, count: usize);
+    pub fn rbd_list_lockers(
+        image: RbdImage,
+        exclusive: *mut c_int,
+        tag: *mut c_char,
+        tag_size: *mut usize,
+        clients: *mut c_char,
+        clients_size: *mut usize,
+        cookies: *mut c_char,
+        cookies_size: *mut usize,
+        addresses: *mut c_char,
+        addresses_size: *mut usize,
+    ) -> isize;
     pub fn rbd_lock_acquire(image: RbdImage, mode: c_int) -> c_int;
 
     pub fn rbd_snap_list(image: RbdImage, snaps: *mut RbdSnapInfo, max: *mut c_int) -> c_int;

@@ -33,13 +33,6 @@ pub struct SnapshotEntry {
     pub is_users: bool,
 }
 
-/// A client that has the image open for writing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watcher {
-    pub client_id: u64,
-    pub address: String,
-}
-
 /// A range of a diff: it exists, or it is a hole where something was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiffExtent {
@@ -216,37 +209,6 @@ impl Image {
         Ok(())
     }
 
-    /// Returns who has the image open for writing; opening it for reading does not show.
-    pub fn watchers(&self) -> Result<Vec<Watcher>, Failure> {
-        const CALL: &str = "rbd_watchers_list";
-        let mut capacity = 16_usize;
-        for _ in 0..LIST_TRIES {
-            let mut watchers = Vec::with_capacity(capacity);
-            let mut count = capacity;
-            // SAFETY: there is room for `count` entries.
-            let code = unsafe { ffi::rbd_watchers_list(self.handle, watchers.as_mut_ptr(), &raw mut count) };
-            if code == -libc::ERANGE && count <= LIST_LENGTH_MAX {
-                capacity = count + 1;
-                continue;
-            }
-            check(CALL, code)?;
-            // SAFETY: librbd filled in `count` entries, which fit, each with a NUL-terminated address, and takes
-            // the addresses back after they were copied.
-            let list = unsafe {
-                watchers.set_len(count.min(capacity));
-                let list = watchers.iter().map(|watcher: &ffi::RbdImageWatcher| Watcher {
-                    client_id: watcher.id.unsigned_abs(),
-                    address: CStr::from_ptr(watcher.addr).to_string_lossy().into_owned(),
-                });
-                let list = list.collect();
-                ffi::rbd_watchers_list_cleanup(watchers.as_mut_ptr(), watchers.len());
-                list
-            };
-            return Ok(list);
-        }
-        Err(Failure { call: CALL, errno: libc::ERANGE })
-    }
-
     /// Takes the exclusive lock and keeps it: others who ask for it are refused until this image is closed.
     pub fn acquire_lock(&self) -> Result<(), Failure> {
         // SAFETY: the image is open.
@@ -410,7 +372,7 @@ extern "C" fn on_diff_extent(offset: u64, length: usize, exists: c_int, data: *m
     catch_unwind(AssertUnwindSafe(collect)).unwrap_or(-libc::EIO)
 }
 
-fn nul_terminated(buffer: &[u8]) -> impl Iterator<Item = String> {
+pub(super) fn nul_terminated(buffer: &[u8]) -> impl Iterator<Item = String> {
     let buffer = buffer.strip_suffix(&[0]).unwrap_or(buffer);
     let texts = (!buffer.is_empty()).then(|| buffer.split(|byte| *byte == 0));
     texts.into_iter().flatten().map(|text| String::from_utf8_lossy(text).into_owned())

@@ -7,6 +7,7 @@
 
 mod aio;
 mod ffi;
+mod holders;
 mod image;
 mod pool;
 
