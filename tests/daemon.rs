@@ -26,10 +26,14 @@ struct Local {
 
 impl Local {
     fn start(more: &str) -> Self {
+        Self::start_with("", more)
+    }
+
+    fn start_with(repository_lines: &str, more: &str) -> Self {
         let volumes = tempfile::tempdir().unwrap();
         let source =
             format!("{more}\n[source.local]\ntype = \"dir\"\npath = \"{}\"\n", volumes.path().display());
-        Self { daemon: Daemon::start(&source), volumes }
+        Self { daemon: Daemon::start_with(repository_lines, &source), volumes }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -248,7 +252,7 @@ fn the_command_line_does_the_whole_job() {
 
 #[test]
 fn memory_stays_below_the_limits_however_large_the_volume_and_however_many_the_backups() {
-    let local = Local::start("cache = \"64MiB\"\n[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
+    let local = Local::start_with("cache = \"64MiB\"", "[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
     let names: Vec<String> = (0..4).map(|n| format!("v{}", "x".repeat(n))).collect();
     for name in &names {
         local.volume(name, 96);

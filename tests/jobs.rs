@@ -25,7 +25,7 @@ const SLOW: &str = "compression = \"zstd:19\"";
 
 fn daemon_over(volumes: &Path, repository_lines: &str) -> Daemon {
     let source = format!("[source.local]\ntype = \"dir\"\npath = \"{}\"", volumes.display());
-    Daemon::start(&format!("{repository_lines}\n{source}"))
+    Daemon::start_with(repository_lines, &source)
 }
 
 /// Makes a volume of bytes that do not repeat and can be compressed a little.

@@ -15,15 +15,26 @@ use std::time::{Duration, Instant};
 use amberfs::catalog::{BackupRecord, BackupStatus};
 use amberfs::jobs::{JobSubject, Slot};
 use amberfs::types::BackupId;
-use amberfs::vfs::{Access, Attributes, Entry, NodeKind, ROOT_INODE, Seek, Vfs, VfsError};
+use amberfs::vfs::{Access, Attributes, Caller, Entry, NodeKind, ROOT_INODE, Seek, Vfs, VfsError};
 use support::bytes::pattern;
 use support::hand_made::{CHUNK, HandMade, Recipe};
 use support::vfs_tree::{self, NamedVolumes, TENANT};
 
+const ROOT: Caller = user(0);
+
+/// A user with a group of his own, of whose process nothing is known.
+const fn user(id: u32) -> Caller {
+    Caller { uid: id, gid: id, pid: 0 }
+}
+
 fn find(vfs: &Vfs, path: &str) -> Result<Entry, VfsError> {
+    find_as(vfs, ROOT, path)
+}
+
+fn find_as(vfs: &Vfs, caller: Caller, path: &str) -> Result<Entry, VfsError> {
     let mut entry = None;
     for name in path.split('/') {
-        entry = Some(vfs.lookup(entry.map_or(ROOT_INODE, |entry: Entry| entry.inode), name)?);
+        entry = Some(vfs.lookup(caller, entry.map_or(ROOT_INODE, |entry: Entry| entry.inode), name)?);
     }
     Ok(entry.unwrap())
 }
@@ -59,8 +70,12 @@ fn read_all(vfs: &Vfs, handle: u64) -> Vec<u8> {
 
 /// Lists a folder, a few entries at a time; the dots are left out.
 fn names(vfs: &Vfs, path: &str) -> Vec<String> {
-    let folder = if path.is_empty() { ROOT_INODE } else { find(vfs, path).unwrap().inode };
-    let handle = vfs.open_folder(folder).unwrap();
+    names_as(vfs, ROOT, path)
+}
+
+fn names_as(vfs: &Vfs, caller: Caller, path: &str) -> Vec<String> {
+    let folder = if path.is_empty() { ROOT_INODE } else { find_as(vfs, caller, path).unwrap().inode };
+    let handle = vfs.open_folder(caller, folder).unwrap();
     let mut names = Vec::new();
     let mut position = 0;
     loop {
@@ -96,7 +111,10 @@ fn hand_made_with_image() -> (HandMade, BackupId, Vec<u8>) {
 fn the_tree_is_that_of_the_contract() {
     let (hand_made, id, image) = hand_made_with_image();
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
-    assert_eq!(names(&vfs, ""), ["README", "backups", "control", "events", "jobs", "status.json", "volumes"]);
+    assert_eq!(
+        names(&vfs, ""),
+        ["README", "backups", "control", "events", "jobs", "quotas", "status.json", "volumes"]
+    );
     let commands = ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
     assert_eq!(names(&vfs, "control"), commands);
     assert_eq!(names(&vfs, "volumes"), ["local"]);
@@ -295,7 +313,7 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
         (String::from("volumes/rented/empty"), 0o550, TENANT),
         (String::from("volumes/local/t"), 0o550, TENANT),
         (String::from("volumes/local/u"), 0o550, 0),
-        (String::from("volumes/local/shared"), 0o550, 0),
+        (String::from("volumes/local/shared"), 0o555, 0),
     ];
     for (path, mode, uid) in expected {
         let attributes = attributes(&vfs, &path);
@@ -303,6 +321,90 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
     }
     let job: serde_json::Value = serde_json::from_slice(&read(&vfs, &format!("jobs/{job}"))).unwrap();
     assert_eq!(job["state"], "done");
+}
+
+/// Two projects, of users 1001 and 1002, that share a source.
+fn shared_tree(hand_made: &HandMade) -> Arc<Vfs> {
+    let volumes = ["unsaved", "of-a", "of-b", "of-both"];
+    let mut parts = vfs_tree::parts(hand_made, vec![NamedVolumes::new("shared", volumes)], Arc::default());
+    parts.projects = vec![vfs_tree::project("a", "shared", 1001), vfs_tree::project("b", "shared", 1002)];
+    for project in ["a", "b", "b"] {
+        let subject = JobSubject { backup: None, volume: None, project: project.to_owned() };
+        let job = parts.jobs.submit("backup", subject, Slot::Free, |_| Ok(())).unwrap();
+        parts.jobs.wait(job).unwrap();
+    }
+    Vfs::new(parts)
+}
+
+#[test]
+fn in_a_shared_folder_everybody_finds_his_own_and_the_operator_all() {
+    let hand_made = HandMade::new();
+    let make = |project, volume: &str, name: &str, at| {
+        let (volume, name) = (volume.to_owned(), Some(name.to_owned()));
+        let (source, data_at, created_at) = ("shared", at, at);
+        hand_made.record_only(&Recipe {
+            source,
+            project,
+            volume,
+            name,
+            data_at,
+            created_at,
+            ..Recipe::default()
+        })
+    };
+    let of_a = [make("a", "of-a", "x", 1), make("a", "of-both", "nightly", 2), make("a", "of-both", "y", 3)];
+    let of_b = [make("b", "of-b", "x", 4), make("b", "of-both", "nightly", 5)];
+    let vfs = shared_tree(&hand_made);
+    let (a, b, stranger) = (user(1001), user(1002), user(1003));
+    let sorted = |ids: &[BackupId]| {
+        let mut names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        names.sort();
+        names
+    };
+
+    assert_eq!(names_as(&vfs, a, "backups"), sorted(&of_a));
+    assert_eq!(names_as(&vfs, b, "backups"), sorted(&of_b));
+    assert_eq!(names(&vfs, "backups").len(), 5);
+    assert_eq!(names_as(&vfs, a, "jobs"), ["1"]);
+    assert_eq!(names_as(&vfs, b, "jobs"), ["2", "3"]);
+    assert_eq!(names_as(&vfs, a, "volumes/shared"), ["of-a", "of-both", "unsaved"]);
+    assert_eq!(names_as(&vfs, b, "volumes/shared"), ["of-b", "of-both", "unsaved"]);
+    assert_eq!(names(&vfs, "volumes/shared"), ["of-a", "of-b", "of-both", "unsaved"]);
+    for folder in ["backups", "jobs", "volumes"] {
+        assert_eq!(names_as(&vfs, stranger, folder), [""; 0], "{folder}");
+    }
+    // Another's backup does not even show in how one's own is called.
+    assert_eq!(names_as(&vfs, a, "volumes/shared/of-both"), ["nightly", "y", "latest"]);
+    assert_eq!(names_as(&vfs, b, "volumes/shared/of-both"), ["nightly", "latest"]);
+    let target = |caller, name: &str| {
+        let inode = find_as(&vfs, caller, &format!("volumes/shared/of-both/{name}")).unwrap().inode;
+        vfs.link_target(inode).unwrap().strip_prefix("../../../backups/").unwrap().to_owned()
+    };
+    assert_eq!([target(a, "nightly"), target(a, "latest")], [of_a[1].to_string(), of_a[2].to_string()]);
+    assert_eq!([target(b, "nightly"), target(b, "latest")], [of_b[1].to_string(), of_b[1].to_string()]);
+    assert_eq!([target(ROOT, "nightly"), target(ROOT, "latest")], [of_a[1].to_string(), of_b[1].to_string()]);
+}
+
+#[test]
+fn what_is_anothers_is_not_found_by_its_name_and_its_attributes_are_not_told() {
+    let hand_made = HandMade::new();
+    let recipe = Recipe { source: "shared", project: "a", ..Recipe::named("secret") };
+    let id = hand_made.full(&Recipe { volume: "of-a".to_owned(), ..recipe.clone() }, &pattern(1, 100));
+    let vfs = shared_tree(&hand_made);
+    let closed = [format!("backups/{id}"), "jobs/1".to_owned()];
+    let hidden = ["volumes/shared/of-a", "volumes/shared/of-a/secret", "quotas/a"].map(str::to_owned);
+    for caller in [user(1002), user(1003)] {
+        for path in &closed {
+            assert!(matches!(find_as(&vfs, caller, path), Err(VfsError::NotYours)), "{path}");
+        }
+        for path in &hidden {
+            assert!(matches!(find_as(&vfs, caller, path), Err(VfsError::NotFound)), "{path}");
+        }
+    }
+    let cached_for = |path: &str| find_as(&vfs, user(1001), path).unwrap().name_cached_for;
+    for path in closed.iter().chain(&hidden) {
+        assert_eq!(cached_for(path), Duration::ZERO, "the kernel tells others of {path}");
+    }
 }
 
 #[test]
@@ -336,7 +438,7 @@ fn a_listing_goes_on_where_it_was_while_entries_come_and_go() {
     let volumes: Vec<String> = (0..1000).map(|number| format!("v{number:04}")).collect();
     let local = NamedVolumes::new("local", &volumes);
     let vfs = vfs_tree::tree(&hand_made, vec![local.clone()]);
-    let handle = vfs.open_folder(find(&vfs, "volumes/local").unwrap().inode).unwrap();
+    let handle = vfs.open_folder(ROOT, find(&vfs, "volumes/local").unwrap().inode).unwrap();
     let mut seen = Vec::new();
     let mut position = 0;
     while seen.len() < 1000 {
@@ -376,7 +478,7 @@ fn memory_follows_what_the_kernel_knows() {
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(inodes(&vfs), before, "to be listed makes nothing known");
 
-    let handle = vfs.open_folder(folder).unwrap();
+    let handle = vfs.open_folder(ROOT, folder).unwrap();
     let mut known = Vec::new();
     vfs.list_with_attributes(handle, 0, |_, entry| {
         let is_taken = known.len() < 1000;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config::{Config, SourceConfig, WithoutParentConfig};
+use super::config::{Config, GroupConfig, SourceConfig, WithoutParentConfig};
 use super::{DaemonError, MountOptions};
 use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
@@ -12,6 +12,7 @@ use crate::operations::{Operations, OperationsOptions, VolumeType, WithoutParent
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::source::dir::DirSource;
 use crate::source::{Source, Sources};
+use crate::sysio::group;
 use crate::types::{ByteSize, ProjectName, SourceName};
 
 /// Opens the repository of the configuration. One that `--repo` names is made when there is none: the embedded
@@ -106,9 +107,34 @@ fn projects(config: &Config) -> Result<Vec<Project>, DaemonError> {
     let project = |(name, project): (&String, &super::config::ProjectConfig)| {
         let name: ProjectName = name.parse().map_err(invalid)?;
         let sources = project.sources.clone();
-        Ok(Project { name, sources, uid: project.uid, gid: project.gid, quota: project.quota })
+        let uid = project.uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
+        let gid = project.gid.unwrap_or_else(|| rustix::process::getgid().as_raw());
+        Ok(Project { name, sources, uid, gid, quota: project.quota })
     };
     config.project.iter().map(project).collect()
+}
+
+/// Returns the group that may write commands, if the configuration names one.
+pub(super) fn control_group(config: &Config) -> Result<Option<u32>, DaemonError> {
+    let name = match &config.mount.control_group {
+        None => return Ok(None),
+        Some(GroupConfig::Id(id)) => return Ok(Some(*id)),
+        Some(GroupConfig::Name(name)) => name,
+    };
+    if let Ok(id) = name.parse() {
+        return Ok(Some(id));
+    }
+    let found =
+        group::id_of(name).map_err(|source| DaemonError::Io { what: "look up a group with getent", source });
+    match found? {
+        Some(id) => Ok(Some(id)),
+        None => {
+            let why = format!(
+                "mount.control_group is {name:?}, and there is no such group: make it, or name another"
+            );
+            Err(DaemonError::InvalidConfig { why })
+        }
+    }
 }
 
 fn sources(config: &Config) -> Result<Vec<Arc<dyn Source>>, DaemonError> {

@@ -68,7 +68,17 @@ impl Default for LimitsConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MountConfig {
+    /// Let other users than the daemon's into the mount.
     pub allow_other: bool,
+    /// The group that may write commands, by its name or number; by default the daemon's.
+    pub control_group: Option<GroupConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum GroupConfig {
+    Id(u32),
+    Name(String),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -112,10 +122,9 @@ pub struct VolumeTypeConfig {
 #[serde(deny_unknown_fields)]
 pub struct ProjectConfig {
     pub sources: Vec<SourceName>,
-    #[serde(default)]
-    pub uid: u32,
-    #[serde(default)]
-    pub gid: u32,
+    /// By default the daemon's user and group.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
     #[serde(default)]
     pub quota: Quota,
 }
@@ -267,6 +276,17 @@ mod tests {
         assert_eq!(config.project["default"].quota.backups, 10);
         assert_eq!(config.volume_type["standard"].object_size, Some(ByteSize(4 * MIB)));
         assert_eq!(config.compression().unwrap(), Compression::Zstd { level: 3 });
+    }
+
+    #[test]
+    fn a_control_group_has_a_name_or_a_number() {
+        let group = |text: &str| {
+            let config: MountConfig = toml::from_str(&format!("control_group = {text}")).unwrap();
+            config.control_group.unwrap()
+        };
+        assert_eq!(group("\"backup\""), GroupConfig::Name("backup".to_owned()));
+        assert_eq!(group("1000"), GroupConfig::Id(1000));
+        assert!(toml::from_str::<MountConfig>("control_group = -1").is_err());
     }
 
     #[test]

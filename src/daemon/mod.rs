@@ -17,6 +17,7 @@ use std::path::Path;
 pub use config::Config;
 pub use error::DaemonError;
 pub use options::{MountOptions, RepoInfoOptions, RepoInitOptions};
+use rustix::fs::Mode;
 
 use crate::format::header::{CHUNK_SIZE_DEFAULT, RepositoryHeader};
 use crate::repository::{Location, Repository};
@@ -29,6 +30,7 @@ pub fn mount(options: &MountOptions) -> Result<(), DaemonError> {
         return detach::spawn();
     }
     allocator::limit_arenas();
+    keep_private();
     logging::start();
     serve::run(options)
 }
@@ -45,6 +47,7 @@ pub struct RepositorySummary {
 /// Makes an empty repository.
 pub fn repo_init(options: &RepoInitOptions) -> Result<RepositorySummary, DaemonError> {
     let location = location(options.config.as_deref(), options.repo.as_deref())?;
+    keep_private();
     let chunk_size = options.chunk_size.unwrap_or(ByteSize(CHUNK_SIZE_DEFAULT));
     Repository::create(&location, chunk_size)?;
     summary(&location)
@@ -53,6 +56,12 @@ pub fn repo_init(options: &RepoInitOptions) -> Result<RepositorySummary, DaemonE
 /// Looks at a repository without opening it for writing: a daemon may be using it.
 pub fn repo_info(options: &RepoInfoOptions) -> Result<RepositorySummary, DaemonError> {
     summary(&location(options.config.as_deref(), options.repo.as_deref())?)
+}
+
+/// What this process makes from now on, nobody else may read: records, logs and the index hold names of all projects, and
+/// a repository beside the mount would tell what the mount does not.
+fn keep_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
 fn location(config: Option<&Path>, repo: Option<&Path>) -> Result<Location, DaemonError> {

@@ -21,12 +21,15 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let config = Config::for_mount(options)?;
     // First of all, so that no signal finds the daemon unprepared.
     let signals = watch_signals()?;
+    let control_group = assemble::control_group(&config)?;
     let repository = assemble::open_repository(&config, options)?;
     let events = assemble::events(&repository);
     let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
-    let vfs = Vfs::new(VfsParts::new(&operations, events, commands));
+    let mut parts = VfsParts::new(&operations, events, commands);
+    parts.control_group = control_group.unwrap_or(parts.control_group);
+    let vfs = Vfs::new(parts);
     let fuse_options =
         FuseOptions { mountpoint: options.mountpoint.clone(), allow_other: config.mount.allow_other };
     let session = fuse::mount(vfs, fuse_options)?;

@@ -44,8 +44,8 @@ impl Filesystem for Server {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.lookup_entry(folder, name) {
+    fn lookup(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", || match self.lookup_entry(caller(request), folder, name) {
             Ok(entry) => {
                 let attributes = file_attributes(entry.inode, &entry.attributes);
                 let times = (&entry.attributes_cached_for, &entry.name_cached_for);
@@ -204,8 +204,9 @@ impl Filesystem for Server {
         });
     }
 
-    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || match self.vfs.open_folder(inode.0) {
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.vfs.open_folder(caller(request), inode.0) {
+            // Not to be cached: each who opens it gets a listing of his own.
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
         });

@@ -9,6 +9,7 @@ use crate::vfs::VfsError;
 pub(super) fn errno(error: &VfsError) -> Errno {
     match error {
         VfsError::NotFound => Errno::ENOENT,
+        VfsError::NotYours => Errno::EACCES,
         VfsError::NotAFolder => Errno::ENOTDIR,
         VfsError::IsAFolder => Errno::EISDIR,
         VfsError::NotALink => Errno::EINVAL,

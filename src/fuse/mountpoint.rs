@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
@@ -47,8 +48,20 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, FuseError> {
 
 fn detach_stale(path: &Path) -> Result<(), FuseError> {
     tracing::warn!(mountpoint = %path.display(), "detaching what a dead daemon left mounted");
-    rustix::mount::unmount(path, UnmountFlags::DETACH)
-        .map_err(|error| FuseError::Stale { path: path.to_owned(), source: error.into() })
+    let detached = match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+        Err(Errno::PERM) => detach_as_user(path),
+        detached => detached.map_err(Into::into),
+    };
+    detached.map_err(|source| FuseError::Stale { path: path.to_owned(), source })
+}
+
+/// Detaches what this user has mounted; fusermount3 is the set-user-id program that may.
+fn detach_as_user(path: &Path) -> io::Result<()> {
+    let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(path).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// Returns the device of what is mounted, when it answers.

@@ -37,9 +37,14 @@ impl Server {
         Ok(Self { vfs, pool: TaskPool::start()? })
     }
 
-    pub(super) fn lookup_entry(&self, folder: INodeNo, name: &OsStr) -> Result<Entry, VfsError> {
+    pub(super) fn lookup_entry(
+        &self,
+        caller: Caller,
+        folder: INodeNo,
+        name: &OsStr,
+    ) -> Result<Entry, VfsError> {
         // Every name of the tree is UTF-8.
-        self.vfs.lookup(folder.0, name.to_str().ok_or(VfsError::NotFound)?)
+        self.vfs.lookup(caller, folder.0, name.to_str().ok_or(VfsError::NotFound)?)
     }
 
     pub(super) fn read_into_buffer(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {

@@ -1,5 +1,6 @@
 //! A mounted amberfs, from the mount to its end, whoever ends it.
 
+use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::vfs::Vfs;
 
 /// What stands in the mount table in front of the mountpoint, and behind `fuse.` as its type.
 const NAME: &str = "amberfs";
+
+const DEVICE: &str = "/dev/fuse";
 
 /// More than cores, as some wait for the disk.
 const THREADS_MIN: usize = 4;
@@ -84,7 +87,8 @@ fn config(options: &FuseOptions) -> Config {
     }
     let cores = std::thread::available_parallelism().map_or(THREADS_MIN, std::num::NonZero::get);
     config.n_threads = Some(cores.max(THREADS_MIN));
-    config.clone_fd = true;
+    // Who got the device from fusermount3 may not be let to open it himself: then all threads share what he got.
+    config.clone_fd = OpenOptions::new().read(true).write(true).open(DEVICE).is_ok();
     config
 }
 

@@ -31,6 +31,7 @@ pub use access::Requester;
 pub use backup::{BackupAccepted, BackupRequest};
 pub use delete::{DeleteAccepted, DeleteRequest};
 pub use flatten::FlattenAccepted;
+pub use quota::{BackupUse, VolumeUse};
 use restore::Targets;
 pub use restore::{RestoreAccepted, RestoreRequest};
 pub use select::VolumeSelection;

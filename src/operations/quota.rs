@@ -1,10 +1,38 @@
 //! Quotas: checked before anything is made, while [`Operations::accepting`] is held.
 //!
-//! What is used is counted from the catalog and the sources each time, so nothing has to be given back.
+//! What is used is counted from the catalog and the sources each time, so nothing has to be given back. What is shown
+//! is counted as what is checked.
 
 use super::Operations;
 use crate::catalog::Project;
-use crate::types::{ProjectName, Refusal, RefusalKind, gib_rounded_up};
+use crate::source::{Source, SourceError};
+use crate::types::{ProjectName, Refusal, RefusalKind, VolumeName, gib_rounded_up};
+
+/// What a project's backups use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackupUse {
+    pub count: u64,
+    /// Sizes of the volumes, each rounded up.
+    pub gigabytes: u64,
+    /// What the backups added to the repository, after deduplication and compression.
+    pub stored_bytes: u64,
+}
+
+/// What the volumes in a project's sources use, those included that running restores are about to make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VolumeUse {
+    pub count: u64,
+    /// Sizes of the volumes, each rounded up.
+    pub gigabytes: u64,
+}
+
+/// Looking at each volume may take long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sizes {
+    Counted,
+    /// `gigabytes` is not to be used.
+    LeftOut,
+}
 
 impl Operations {
     /// Refuses a backup that would go over the limits of its project.
@@ -14,7 +42,7 @@ impl Operations {
 
     /// Refuses several backups that together would go over the limits of their project.
     pub(super) fn check_backups_quota(&self, project: &Project, sizes_bytes: &[u64]) -> Result<(), Refusal> {
-        let (count, gigabytes) = self.backups_of(&project.name);
+        let BackupUse { count, gigabytes, .. } = self.backup_use(&project.name);
         if exceeds(project.quota.backups, count + sizes_bytes.len() as u64) {
             let sentence = format!("Maximum number of backups allowed ({}) exceeded", project.quota.backups);
             return Err(Refusal::new(RefusalKind::VolumeBackupLimitExceeded, sentence));
@@ -30,12 +58,46 @@ impl Operations {
         Ok(())
     }
 
-    fn backups_of(&self, project: &ProjectName) -> (u64, u64) {
+    /// Counts the backups of a project, in whatever state they are.
+    pub fn backup_use(&self, project: &ProjectName) -> BackupUse {
         let all = self.repository.catalog().all();
         let own = all.iter().filter(|record| record.project == *project && !record.holds_nothing());
-        own.fold((0, 0), |(count, gigabytes), record| {
-            (count + 1, gigabytes + gib_rounded_up(record.size_bytes))
+        own.fold(BackupUse::default(), |used, record| BackupUse {
+            count: used.count + 1,
+            gigabytes: used.gigabytes + gib_rounded_up(record.size_bytes),
+            stored_bytes: used.stored_bytes + record.stored_bytes,
         })
+    }
+
+    /// Counts the volumes of a project and their sizes: asks its sources for each volume, as long as they take.
+    pub fn volume_use(&self, project: &Project) -> Result<VolumeUse, Refusal> {
+        self.count_volumes(project, Sizes::Counted)
+    }
+
+    fn count_volumes(&self, project: &Project, sizes: Sizes) -> Result<VolumeUse, Refusal> {
+        // Looked at before the sources are listed: what ends in between is counted by its name.
+        let running = self.lock_targets().clone();
+        let mut used = VolumeUse::default();
+        for source in project.sources.iter().filter_map(|name| self.sources.get(name)) {
+            let names = source.list()?;
+            let to_come = running.iter().filter(|((of, name), target)| {
+                of == source.name() && !names.contains(name) && !names.contains(&target.temporary_name)
+            });
+            for (_, target) in to_come {
+                used.count += 1;
+                used.gigabytes += gib_rounded_up(target.size_bytes);
+            }
+            used.count += names.len() as u64;
+            for name in names.iter().filter(|_| sizes == Sizes::Counted) {
+                let restoring = running.values().find(|target| target.temporary_name == *name);
+                used.gigabytes += match restoring {
+                    // It may just be getting its size, or its name.
+                    Some(target) => gib_rounded_up(target.size_bytes),
+                    None => gib_rounded_up(size_of(source.as_ref(), name)?),
+                };
+            }
+        }
+        Ok(used)
     }
 
     /// Refuses a new volume that would go over the limits of its project. All volumes in the project's sources
@@ -45,31 +107,8 @@ impl Operations {
         if quota.volumes < 0 && quota.gigabytes < 0 {
             return Ok(());
         }
-        // Looked at before the sources are listed: what ends in between is counted by its name.
-        let running = self.lock_targets().clone();
-        let (mut count, mut gigabytes) = (0, 0);
-        for source in project.sources.iter().filter_map(|name| self.sources.get(name)) {
-            let names = source.list()?;
-            let to_come = running.iter().filter(|((of, name), target)| {
-                of == source.name() && !names.contains(name) && !names.contains(&target.temporary_name)
-            });
-            for (_, target) in to_come {
-                count += 1;
-                gigabytes += gib_rounded_up(target.size_bytes);
-            }
-            count += names.len() as u64;
-            if quota.gigabytes >= 0 {
-                for name in names {
-                    let restoring = running.values().find(|target| target.temporary_name == name);
-                    gigabytes += match restoring {
-                        // It may just be getting its size, or its name.
-                        Some(target) => gib_rounded_up(target.size_bytes),
-                        // A volume that was removed since the listing uses nothing.
-                        None => source.volume(&name).map_or(0, |volume| gib_rounded_up(volume.size_bytes)),
-                    };
-                }
-            }
-        }
+        let sizes = if quota.gigabytes < 0 { Sizes::LeftOut } else { Sizes::Counted };
+        let VolumeUse { count, gigabytes } = self.count_volumes(project, sizes)?;
         if exceeds(quota.volumes, count + 1) {
             let sentence = format!("Maximum number of volumes allowed ({}) exceeded", quota.volumes);
             return Err(Refusal::new(RefusalKind::VolumeLimitExceeded, sentence));
@@ -83,6 +122,16 @@ impl Operations {
             return Err(Refusal::new(RefusalKind::VolumeSizeExceedsAvailableQuota, sentence));
         }
         Ok(())
+    }
+}
+
+/// Returns a volume's size in bytes. One that was removed since the listing uses nothing, nor does one that cannot be made
+/// sense of: it must not stop all restores.
+fn size_of(source: &dyn Source, name: &VolumeName) -> Result<u64, SourceError> {
+    match source.volume(name) {
+        Ok(volume) => Ok(volume.size_bytes),
+        Err(error @ SourceError::Unavailable { .. }) => Err(error),
+        Err(_) => Ok(0),
     }
 }
 

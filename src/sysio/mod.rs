@@ -1,4 +1,4 @@
-//! The operating system: durable files, locks, leases, holes, clocks. No word of the domain.
+//! The operating system: durable files, locks, leases, holes, clocks, processes, groups. No word of the domain.
 
 pub mod allocator;
 pub mod atomic;
@@ -6,10 +6,12 @@ pub mod attribute;
 pub mod clock;
 mod durable_sync_file_range;
 mod error;
+pub mod group;
 pub mod holes;
 pub mod lease;
 pub mod lock;
 pub mod open_file_lock;
+pub mod process;
 pub mod reflink;
 pub mod rename;
 

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::node::{Node, NodeKind};
-use super::owners::{Holder, Owner};
+use super::owners::Owner;
+use super::tree::link_target;
 use super::{Vfs, VfsError};
 use crate::catalog::BackupRecord;
 use crate::types::Timestamp;
@@ -36,45 +37,47 @@ impl Vfs {
             | Node::ControlFolder
             | Node::VolumesFolder
             | Node::BackupsFolder
-            | Node::JobsFolder => Ok(folder(0o555, operator, self.started_at)),
-            Node::SourceFolder(source) => Ok(self.held(self.owners.source(source))),
-            Node::VolumeFolder(source, volume) => {
-                let records = self.repository.catalog().of_volume(source, volume);
-                Ok(self.held(self.owners.volume(source, records.iter().map(AsRef::as_ref))))
-            }
+            | Node::JobsFolder
+            | Node::QuotasFolder => Ok(folder(0o555, operator, self.started_at)),
+            Node::SourceFolder(source) => Ok(self.held(&self.holders_of_source(source))),
+            Node::VolumeFolder(source, volume) => Ok(self.held(&self.holders_of_volume(source, volume))),
             Node::BackupFolder(id) => {
                 let record = self.record(*id)?;
                 Ok(folder(0o550, self.owners.project(&record.project), record.updated_at))
             }
             Node::BackupLink(id) => {
                 let record = self.record(*id)?;
-                Ok(self.link(node, &record, record.created_at))
+                Ok(self.link(&record, record.created_at))
             }
-            Node::LatestLink(source, volume) => {
-                let record = self.repository.catalog().latest(source, volume).ok_or(VfsError::NotFound)?;
-                Ok(self.link(node, &record, record.updated_at))
+            Node::LatestLink(id) => {
+                let record = self.record(*id)?;
+                Ok(self.link(&record, record.updated_at))
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
             Node::Events => Ok(text(self.events.length(), 0o440, operator, self.events.last_at())),
-            Node::Control(_) => Ok(text(0, 0o660, operator, self.started_at)),
-            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) => {
+            Node::Control(_) => {
+                let owner = Owner { gid: self.control_group, ..operator };
+                Ok(text(0, 0o660, owner, self.started_at))
+            }
+            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) | Node::Quota(_) => {
                 let document = self.document(node)?;
                 Ok(text(document.text.len() as u64, document.mode, document.owner, document.time))
             }
         }
     }
 
-    fn held(&self, holder: Holder) -> Attributes {
-        let (mode, owner) = match holder {
-            Holder::One(owner) => (0o550, owner),
-            Holder::Everybody => (0o555, self.owners.operator),
-            Holder::NobodyAlone => (0o550, self.owners.operator),
+    /// What several hold together is open to everybody, and shows to each what is his.
+    fn held(&self, holders: &[Owner]) -> Attributes {
+        let (mode, owner) = match holders {
+            [] => (0o550, self.owners.operator),
+            [one] => (0o550, *one),
+            [_, _, ..] => (0o555, self.owners.operator),
         };
         folder(mode, owner, self.started_at)
     }
 
-    fn link(&self, node: &Node, record: &BackupRecord, time: Timestamp) -> Attributes {
-        let target = self.link_target_of(node).unwrap_or_default();
+    fn link(&self, record: &BackupRecord, time: Timestamp) -> Attributes {
+        let target = link_target(record.id);
         text(target.len() as u64, 0o777, self.owners.project(&record.project), time).of_kind(NodeKind::Link)
     }
 

@@ -11,7 +11,7 @@ use super::owners::Owner;
 use super::{Vfs, VfsError};
 use crate::catalog::BackupInfo;
 use crate::jobs::JobId;
-use crate::types::{BackupId, RepositoryId, Timestamp};
+use crate::types::{BackupId, ProjectName, RepositoryId, Timestamp};
 
 const README: &str = include_str!("readme.txt");
 
@@ -38,8 +38,9 @@ impl Vfs {
             Node::Info(id) => self.info(*id),
             Node::Record(id) => self.exported_record(*id),
             Node::Job(id) => self.job(*id),
+            Node::Quota(project) => self.quota(project),
             Node::Events | Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
-            Node::BackupLink(_) | Node::LatestLink(..) => Err(VfsError::NotFound),
+            Node::BackupLink(_) | Node::LatestLink(_) => Err(VfsError::NotFound),
             Node::Root
             | Node::ControlFolder
             | Node::VolumesFolder
@@ -47,7 +48,8 @@ impl Vfs {
             | Node::VolumeFolder(..)
             | Node::BackupsFolder
             | Node::BackupFolder(_)
-            | Node::JobsFolder => Err(VfsError::IsAFolder),
+            | Node::JobsFolder
+            | Node::QuotasFolder => Err(VfsError::IsAFolder),
         }
     }
 
@@ -70,6 +72,15 @@ impl Vfs {
         let report = self.jobs.report(id).ok_or(VfsError::NotFound)?;
         let time = report.ended_at.or(report.started_at).unwrap_or(report.queued_at);
         let owner = self.owners.project_named(&report.project);
+        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time })
+    }
+
+    fn quota(&self, project: &ProjectName) -> Result<Document, VfsError> {
+        // Restores make volumes, and take their place in the quota from the moment they are accepted.
+        let reports = self.jobs.reports();
+        let changed_at = reports.iter().map(|report| report.ended_at.unwrap_or(report.queued_at)).max();
+        let report = self.quotas.report(project, changed_at).ok_or(VfsError::NotFound)?;
+        let (owner, time) = (self.owners.project(project), crate::sysio::clock::now());
         Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time })
     }
 

@@ -13,6 +13,10 @@ pub enum VfsError {
     #[error("there is nothing of this name")]
     NotFound,
 
+    /// Of another project, and no more than that is told.
+    #[error("it belongs to another project")]
+    NotYours,
+
     #[error("it is not a folder")]
     NotAFolder,
 

@@ -1,5 +1,6 @@
 //! The names of a volume's backups in its folder. They are given in the order in which the backups were made, so
-//! that a new backup never takes the name of an older one.
+//! that a new backup never takes the name of an older one, and among those that a viewer sees: a backup that he does
+//! not see does not show in the names of his own.
 
 use std::collections::HashSet;
 use std::sync::Arc;

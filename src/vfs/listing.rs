@@ -1,4 +1,4 @@
-//! Listing an open folder. What it holds is fixed when its beginning is read, so positions mean the same entries
+//! Listing an open folder, for who opened it. What it holds is fixed when its beginning is read, so positions mean the same entries
 //! however much comes and goes meanwhile; what is gone when its turn comes is left out. Of a hundred thousand backups
 //! a snapshot holds the ids only: names and attributes are made as they are read.
 
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::names;
 use super::node::Node;
+use super::viewer::Viewer;
 use super::{Vfs, VfsError};
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
@@ -50,6 +51,8 @@ impl Children {
 /// An open folder.
 pub(super) struct OpenFolder {
     node: Arc<Node>,
+    /// Who opened it.
+    viewer: Viewer,
     children: Mutex<Option<Arc<Children>>>,
 }
 
@@ -64,8 +67,8 @@ pub struct ListedEntry<'a> {
 const DOTS: u64 = 2;
 
 impl OpenFolder {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, children: Mutex::new(None) }
+    pub(super) fn new(node: Arc<Node>, viewer: Viewer) -> Self {
+        Self { node, viewer, children: Mutex::new(None) }
     }
 
     fn children(&self, vfs: &Vfs, position: u64) -> Result<Arc<Children>, VfsError> {
@@ -74,7 +77,7 @@ impl OpenFolder {
         if let (Some(children), true) = (&*children, position > 0) {
             return Ok(Arc::clone(children));
         }
-        Ok(Arc::clone(children.insert(Arc::new(vfs.children_of(&self.node)?))))
+        Ok(Arc::clone(children.insert(Arc::new(vfs.children_of(&self.viewer, &self.node)?))))
     }
 
     /// Calls `visit` with the entries from a position on until it says with `false` that it takes no more, that one

@@ -10,13 +10,17 @@ mod control_file;
 mod documents;
 mod error;
 mod handles;
+mod holders;
 mod inodes;
+mod inquiry;
 mod links;
 mod listing;
 mod names;
 mod node;
 mod owners;
+mod quotas;
 mod tree;
+mod viewer;
 mod volumes;
 
 use std::sync::Arc;
@@ -30,6 +34,7 @@ pub use inodes::ROOT_INODE;
 pub use listing::ListedEntry;
 pub use node::{Node, NodeKind};
 pub use owners::Owner;
+pub use quotas::UseCounter;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
@@ -44,6 +49,8 @@ use handles::{HandleTable, Open, OpenImage};
 use inodes::InodeTable;
 use listing::OpenFolder;
 use owners::Owners;
+use quotas::Quotas;
+use viewer::Viewer;
 use volumes::VolumeListings;
 
 /// What a tree shows.
@@ -53,25 +60,31 @@ pub struct VfsParts {
     pub jobs: Arc<JobQueue>,
     pub events: Arc<EventLog>,
     pub projects: Vec<Project>,
+    pub quotas: Arc<dyn UseCounter>,
     /// Who owns what belongs to no project.
     pub operator: Owner,
+    /// The group that may write commands.
+    pub control_group: u32,
     pub runner: Arc<dyn CommandRunner>,
     pub listing_times: ListingTimes,
 }
 
 impl VfsParts {
-    /// Takes the parts from the operations that the commands run; the operator is who runs this process.
-    pub fn new(operations: &Operations, events: Arc<EventLog>, runner: Arc<dyn CommandRunner>) -> Self {
+    /// Takes the parts from the operations that the commands run; the operator is who runs this process, and the control
+    /// files are his group's.
+    pub fn new(operations: &Arc<Operations>, events: Arc<EventLog>, runner: Arc<dyn CommandRunner>) -> Self {
+        let operator =
+            Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let quotas: Arc<dyn UseCounter> = operations.clone();
         Self {
             repository: Arc::clone(operations.repository()),
             sources: operations.sources().clone(),
             jobs: Arc::clone(operations.jobs()),
             events,
             projects: operations.projects().to_vec(),
-            operator: Owner {
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-            },
+            quotas,
+            operator,
+            control_group: operator.gid,
             runner,
             listing_times: ListingTimes::default(),
         }
@@ -83,7 +96,9 @@ pub struct Vfs {
     jobs: Arc<JobQueue>,
     events: Arc<EventLog>,
     volumes: VolumeListings,
+    quotas: Quotas,
     owners: Owners,
+    control_group: u32,
     control_files: Arc<ControlFiles>,
     inodes: InodeTable,
     handles: HandleTable,
@@ -128,7 +143,9 @@ impl Vfs {
             jobs: parts.jobs,
             events: parts.events,
             volumes: VolumeListings::new(&parts.sources, parts.listing_times),
+            quotas: Quotas::new(&parts.projects, parts.quotas, parts.listing_times),
             owners: Owners::new(parts.operator, &parts.projects),
+            control_group: parts.control_group,
             control_files: Arc::new(ControlFiles::new(parts.runner)),
             inodes: InodeTable::new(),
             handles: HandleTable::new(),
@@ -136,11 +153,16 @@ impl Vfs {
         })
     }
 
-    /// Finds a name in a folder and makes its inode known: to be given back with [`forget`](Self::forget).
-    pub fn lookup(&self, folder: u64, name: &str) -> Result<Entry, VfsError> {
+    /// Finds a name in a folder, as far as the caller may know of it, and makes its inode known: to be given back with
+    /// [`forget`](Self::forget).
+    pub fn lookup(&self, caller: Caller, folder: u64, name: &str) -> Result<Entry, VfsError> {
         let folder = self.inodes.node(folder)?;
-        let node = self.child_of(&folder, name)?;
+        let node = self.child_of(&self.viewer(caller), &folder, name)?;
         self.known_entry(&node)
+    }
+
+    fn viewer(&self, caller: Caller) -> Viewer {
+        Viewer::new(caller, self.owners.operator)
     }
 
     fn known_entry(&self, node: &Node) -> Result<Entry, VfsError> {
@@ -148,9 +170,13 @@ impl Vfs {
         Ok(Entry {
             inode: self.inodes.remember(node.clone()),
             attributes,
-            name_cached_for: node.name_cached_for(),
+            name_cached_for: self.name_cached_for(node),
             attributes_cached_for: node.attributes_cached_for(),
         })
+    }
+
+    fn name_cached_for(&self, node: &Node) -> Duration {
+        if self.depends_on_viewer(node) { Duration::ZERO } else { node.name_cached_for() }
     }
 
     /// Takes back that many lookups of an inode.
@@ -200,13 +226,14 @@ impl Vfs {
         Ok(Opened { handle: self.handles.insert(open), caching })
     }
 
-    /// Opens a folder, to be listed.
-    pub fn open_folder(&self, inode: u64) -> Result<u64, VfsError> {
+    /// Opens a folder, to be listed; it lists what the caller may know of.
+    pub fn open_folder(&self, caller: Caller, inode: u64) -> Result<u64, VfsError> {
         let node = self.inodes.node(inode)?;
         if node.kind() != NodeKind::Folder {
             return Err(VfsError::NotAFolder);
         }
-        Ok(self.handles.insert(Open::Folder(Arc::new(OpenFolder::new(node)))))
+        let folder = OpenFolder::new(node, self.viewer(caller).settled());
+        Ok(self.handles.insert(Open::Folder(Arc::new(folder))))
     }
 
     pub fn close(&self, handle: u64) {

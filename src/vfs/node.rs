@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::jobs::JobId;
-use crate::types::{BackupId, SourceName, VolumeName};
+use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// One file, folder or link of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,8 +21,8 @@ pub enum Node {
     VolumeFolder(SourceName, VolumeName),
     /// The link of one backup in its volume's folder.
     BackupLink(BackupId),
-    /// The link to a volume's newest readable backup.
-    LatestLink(SourceName, VolumeName),
+    /// The link to a backup that is its volume's newest readable one, for whoever sees it.
+    LatestLink(BackupId),
     BackupsFolder,
     BackupFolder(BackupId),
     Image(BackupId),
@@ -30,6 +30,9 @@ pub enum Node {
     Record(BackupId),
     JobsFolder,
     Job(JobId),
+    QuotasFolder,
+    /// What a project uses of its limits.
+    Quota(ProjectName),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +57,9 @@ impl Node {
             | Self::VolumeFolder(..)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => NodeKind::Folder,
-            Self::BackupLink(_) | Self::LatestLink(..) => NodeKind::Link,
+            | Self::JobsFolder
+            | Self::QuotasFolder => NodeKind::Folder,
+            Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
             | Self::Events
@@ -63,7 +67,8 @@ impl Node {
             | Self::Image(_)
             | Self::Info(_)
             | Self::Record(_)
-            | Self::Job(_) => NodeKind::File,
+            | Self::Job(_)
+            | Self::Quota(_) => NodeKind::File,
         }
     }
 
@@ -78,7 +83,7 @@ impl Node {
         }
     }
 
-    /// How long the kernel may take it for granted that the name leads here.
+    /// How long the kernel may take it for granted that the name leads here, for whoever may look into the folder.
     pub fn name_cached_for(&self) -> Duration {
         match self {
             Self::Root
@@ -89,11 +94,12 @@ impl Node {
             | Self::Control(_)
             | Self::VolumesFolder
             | Self::BackupsFolder
-            | Self::JobsFolder => LONG,
-            Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) => SHORT,
+            | Self::JobsFolder
+            | Self::QuotasFolder => LONG,
+            Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) | Self::Quota(_) => SHORT,
             // Who has seen a delete end, or a name change, finds it so at once.
             Self::BackupLink(_)
-            | Self::LatestLink(..)
+            | Self::LatestLink(_)
             | Self::BackupFolder(_)
             | Self::Image(_)
             | Self::Info(_)
@@ -112,10 +118,11 @@ impl Node {
             | Self::SourceFolder(_)
             | Self::VolumeFolder(..)
             | Self::BackupLink(_)
-            | Self::LatestLink(..)
+            | Self::LatestLink(_)
             | Self::BackupsFolder
             | Self::BackupFolder(_)
-            | Self::JobsFolder => SHORT,
+            | Self::JobsFolder
+            | Self::QuotasFolder => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
             // Who follows the events with tail looks at their length again and again.
@@ -124,7 +131,8 @@ impl Node {
             | Self::Control(_)
             | Self::Info(_)
             | Self::Record(_)
-            | Self::Job(_) => Duration::ZERO,
+            | Self::Job(_)
+            | Self::Quota(_) => Duration::ZERO,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Whose each part of the tree is. What belongs to a project is closed to everybody else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::catalog::{BackupRecord, Project};
 use crate::types::{ProjectName, SourceName};
@@ -11,24 +12,10 @@ pub struct Owner {
     pub gid: u32,
 }
 
-impl Owner {
-    pub const ROOT: Self = Self { uid: 0, gid: 0 };
-}
-
-/// Who owns a folder, and who else may look into it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    One(Owner),
-    /// Several projects share it: everybody may look into it.
-    Everybody,
-    /// Backups of several projects are in it: nobody's names are for the others.
-    NobodyAlone,
-}
-
 pub struct Owners {
     pub operator: Owner,
     by_project: HashMap<ProjectName, Owner>,
-    by_source: HashMap<SourceName, Holder>,
+    by_source: HashMap<SourceName, Vec<Owner>>,
 }
 
 impl Owners {
@@ -38,36 +25,43 @@ impl Owners {
             let owner = Owner { uid: project.uid, gid: project.gid };
             owners.by_project.insert(project.name.clone(), owner);
             for source in &project.sources {
-                let holder = owners.by_source.entry(source.clone()).or_insert(Holder::One(owner));
-                if *holder != Holder::One(owner) {
-                    *holder = Holder::Everybody;
+                let holders = owners.by_source.entry(source.clone()).or_default();
+                if !holders.contains(&owner) {
+                    holders.push(owner);
                 }
             }
         }
         owners
     }
 
-    /// Returns a project's owner; one that is not configured any more belongs to root.
+    /// Does anything belong to anybody but the operator?
+    pub fn are_several(&self) -> bool {
+        self.by_project.values().any(|owner| *owner != self.operator)
+    }
+
+    /// Returns a project's owner; one that is not configured any more belongs to the operator.
     pub fn project(&self, name: &ProjectName) -> Owner {
-        self.by_project.get(name).copied().unwrap_or(Owner::ROOT)
+        self.by_project.get(name).copied().unwrap_or(self.operator)
     }
 
     pub fn project_named(&self, name: &str) -> Owner {
-        name.parse().map_or(Owner::ROOT, |name| self.project(&name))
+        name.parse().map_or(self.operator, |name| self.project(&name))
     }
 
-    pub fn source(&self, name: &SourceName) -> Holder {
-        self.by_source.get(name).copied().unwrap_or(Holder::NobodyAlone)
+    /// Returns the owners of the projects that have a source, each once; nobody when none is configured for it.
+    pub fn source(&self, name: &SourceName) -> &[Owner] {
+        self.by_source.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// A volume is its backups' project's; without backups it is whose its source is.
-    pub fn volume<'a>(
-        &self,
-        source: &SourceName,
-        backups: impl IntoIterator<Item = &'a BackupRecord>,
-    ) -> Holder {
-        let mut owners = backups.into_iter().map(|record| self.project(&record.project));
-        let Some(first) = owners.next() else { return self.source(source) };
-        if owners.all(|owner| owner == first) { Holder::One(first) } else { Holder::NobodyAlone }
+    /// Returns the owners of these backups, each once.
+    pub fn backups<'a>(&self, backups: impl IntoIterator<Item = &'a Arc<BackupRecord>>) -> Vec<Owner> {
+        let mut owners = Vec::new();
+        for record in backups {
+            let owner = self.project(&record.project);
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        owners
     }
 }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use amberfs::catalog::{Project, Quota};
 use amberfs::jobs::{EventLog, JobQueue, JobQueueOptions};
+use amberfs::operations::{BackupUse, VolumeUse};
 use amberfs::source::{
     InUse, Snapshot, SnapshotInfo, Source, SourceError, Sources, VolumeInfo, VolumeWriter,
 };
 use amberfs::types::{RefusalKind, SnapshotName, SourceName, VolumeMetadata, VolumeName};
-use amberfs::vfs::{Caller, CommandOutcome, CommandRunner, ListingTimes, Owner, Vfs, VfsParts};
+use amberfs::vfs::{Caller, CommandOutcome, CommandRunner, ListingTimes, Owner, UseCounter, Vfs, VfsParts};
 
 use super::hand_made::HandMade;
 
@@ -170,20 +171,37 @@ impl CommandRunner for Echo {
     }
 }
 
-pub fn projects() -> Vec<Project> {
-    let project = |name: &str, source: &str, id: u32| Project {
+/// A project without limits that has one source.
+pub fn project(name: &str, source: &str, id: u32) -> Project {
+    Project {
         name: name.parse().unwrap(),
         sources: vec![source.parse().unwrap()],
         uid: id,
         gid: id,
         quota: Quota::default(),
-    };
+    }
+}
+
+pub fn projects() -> Vec<Project> {
     vec![project("default", "local", 0), project("tenant", "rented", TENANT)]
 }
 
 pub fn jobs() -> Arc<JobQueue> {
     let options = JobQueueOptions { operations_max: 1, finished_kept: 100_000, finished_kept_seconds: 3600 };
     Arc::new(JobQueue::new(options))
+}
+
+/// Counts nothing; the volumes' use is not known.
+pub struct NothingUsed;
+
+impl UseCounter for NothingUsed {
+    fn backup_use(&self, _: &Project) -> BackupUse {
+        BackupUse::default()
+    }
+
+    fn volume_use(&self, _: &Project) -> Result<VolumeUse, String> {
+        Err("nothing is counted".to_owned())
+    }
 }
 
 /// Takes the parts of a tree together; times are short, so that tests are.
@@ -195,7 +213,9 @@ pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Ec
         jobs: jobs(),
         events: EventLog::open(hand_made.repository.state_folder()),
         projects: projects(),
+        quotas: Arc::new(NothingUsed),
         operator: Owner { uid: 0, gid: 0 },
+        control_group: 0,
         runner,
         listing_times: ListingTimes { fresh: std::time::Duration::ZERO, deadline: short },
     }
