@@ -28,13 +28,13 @@ fn daemon_over(volumes: &Path, repository_lines: &str) -> Daemon {
     Daemon::start_with(repository_lines, &source)
 }
 
-/// Makes a volume of bytes that do not repeat and can be compressed a little.
+/// Makes a volume of bytes that do not repeat and are hard work to compress: there are four different ones.
 fn volume(folder: &Path, mib: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let bytes: Vec<u8> = (0..mib << 20)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state.to_le_bytes()[7] & 0x7f
+            state.to_le_bytes()[7] & 0x03
         })
         .collect();
     let mut file = File::create(folder.join("v.raw")).unwrap();
@@ -111,7 +111,7 @@ fn running_backup(daemon: &Daemon) -> (String, String) {
 #[test]
 fn tail_sees_the_life_of_a_backup_line_by_line() {
     let volumes = tempfile::tempdir().unwrap();
-    volume(volumes.path(), 16);
+    volume(volumes.path(), 6);
     let daemon = daemon_over(volumes.path(), SLOW);
     let path = daemon.mount().join("events");
     let tail = Tail::follow(&path);
@@ -182,7 +182,7 @@ fn an_ended_job_is_there_after_a_restart_and_its_number_is_not_given_again() {
 #[test]
 fn a_killed_backup_goes_on_under_its_number() {
     let volumes = file_system::small_folder(Kind::Xfs, 512 << 20);
-    let bytes = volume(volumes.path(), 24);
+    let bytes = volume(volumes.path(), 8);
     let mut daemon = daemon_over(volumes.path(), SLOW);
     daemon.backup("v --force");
     // Other bytes, so that there is something to do.
@@ -204,7 +204,7 @@ fn a_killed_backup_goes_on_under_its_number() {
 #[test]
 fn a_killed_backup_without_a_snapshot_has_failed_and_so_has_its_job() {
     let volumes = file_system::small_folder(Kind::Ext4, 128 << 20);
-    volume(volumes.path(), 24);
+    volume(volumes.path(), 8);
     let mut daemon = daemon_over(volumes.path(), SLOW);
     let (backup, job) = running_backup(&daemon);
     daemon.kill();
