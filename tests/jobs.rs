@@ -20,8 +20,9 @@ use serde_json::Value;
 use support::daemon::{Daemon, PATIENCE, until};
 use support::file_system::{self, Kind};
 
-/// So slow that a backup of a few mebibytes is met while it runs.
+/// So slow that a backup of `SLOW_MIB` is met while it runs, and runs for some seconds.
 const SLOW: &str = "compression = \"zstd:19\"";
+const SLOW_MIB: usize = 32;
 
 fn daemon_over(volumes: &Path, repository_lines: &str) -> Daemon {
     let source = format!("[source.local]\ntype = \"dir\"\npath = \"{}\"", volumes.display());
@@ -111,7 +112,7 @@ fn running_backup(daemon: &Daemon) -> (String, String) {
 #[test]
 fn tail_sees_the_life_of_a_backup_line_by_line() {
     let volumes = tempfile::tempdir().unwrap();
-    volume(volumes.path(), 6);
+    volume(volumes.path(), SLOW_MIB);
     let daemon = daemon_over(volumes.path(), SLOW);
     let path = daemon.mount().join("events");
     let tail = Tail::follow(&path);
@@ -182,12 +183,10 @@ fn an_ended_job_is_there_after_a_restart_and_its_number_is_not_given_again() {
 #[test]
 fn a_killed_backup_goes_on_under_its_number() {
     let volumes = file_system::small_folder(Kind::Xfs, 512 << 20);
-    let bytes = volume(volumes.path(), 8);
+    fs::write(volumes.path().join("v.raw"), [0; 512]).unwrap();
     let mut daemon = daemon_over(volumes.path(), SLOW);
     daemon.backup("v --force");
-    // Other bytes, so that there is something to do.
-    let bytes: Vec<u8> = bytes.iter().map(|byte| byte ^ 0x55).collect();
-    fs::write(volumes.path().join("v.raw"), &bytes).unwrap();
+    let bytes = volume(volumes.path(), SLOW_MIB);
     let (backup, job) = running_backup(&daemon);
     daemon.kill();
     daemon.serve();
@@ -204,7 +203,7 @@ fn a_killed_backup_goes_on_under_its_number() {
 #[test]
 fn a_killed_backup_without_a_snapshot_has_failed_and_so_has_its_job() {
     let volumes = file_system::small_folder(Kind::Ext4, 128 << 20);
-    volume(volumes.path(), 8);
+    volume(volumes.path(), SLOW_MIB);
     let mut daemon = daemon_over(volumes.path(), SLOW);
     let (backup, job) = running_backup(&daemon);
     daemon.kill();
