@@ -26,10 +26,14 @@ struct Local {
 
 impl Local {
     fn start(more: &str) -> Self {
+        Self::start_with("", more)
+    }
+
+    fn start_with(repository_lines: &str, more: &str) -> Self {
         let volumes = tempfile::tempdir().unwrap();
         let source =
             format!("{more}\n[source.local]\ntype = \"dir\"\npath = \"{}\"\n", volumes.path().display());
-        Self { daemon: Daemon::start(&source), volumes }
+        Self { daemon: Daemon::start_with(repository_lines, &source), volumes }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -114,10 +118,12 @@ fn kills_at_any_moment_lose_no_available_backup() {
         file.write_all_at(&change, offset).unwrap();
         drop(file);
         bytes[offset as usize..][..change.len()].copy_from_slice(&change);
-        let id = local.daemon.accepted("backup", "v --incremental\n", "backup");
+        let answer = local.daemon.say("backup", "v --incremental\n").answer;
+        let value = |key| answer.split_whitespace().find_map(|pair| pair.strip_prefix(key)).unwrap();
+        let (id, job) = (value("backup=").to_owned(), value("job="));
         // The kill meets the job a little later each time.
         until("the moment of the kill", || {
-            let done = local.daemon.job(&format!("{}", if round == 0 { 2 } else { 1 }));
+            let done = local.daemon.job(job);
             let reached = done["bytes_done"].as_u64().unwrap() >= round << 21;
             (reached || done["state"] != "running" && done["state"] != "queued").then_some(())
         });
@@ -246,8 +252,7 @@ fn the_command_line_does_the_whole_job() {
 
 #[test]
 fn memory_stays_below_the_limits_however_large_the_volume_and_however_many_the_backups() {
-    let local =
-        Local::start("[repository]\ncache = \"64MiB\"\n[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
+    let local = Local::start_with("cache = \"64MiB\"", "[limits]\nmemory = \"64MiB\"\nmax_operations = 4\n");
     let names: Vec<String> = (0..4).map(|n| format!("v{}", "x".repeat(n))).collect();
     for name in &names {
         local.volume(name, 96);

@@ -111,7 +111,10 @@ fn hand_made_with_image() -> (HandMade, BackupId, Vec<u8>) {
 fn the_tree_is_that_of_the_contract() {
     let (hand_made, id, image) = hand_made_with_image();
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
-    assert_eq!(names(&vfs, ""), ["README", "backups", "control", "jobs", "quotas", "status.json", "volumes"]);
+    assert_eq!(
+        names(&vfs, ""),
+        ["README", "backups", "control", "events", "jobs", "quotas", "status.json", "volumes"]
+    );
     let commands = ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
     assert_eq!(names(&vfs, "control"), commands);
     assert_eq!(names(&vfs, "volumes"), ["local"]);
@@ -295,6 +298,7 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
     let expected = [
         (String::from("README"), 0o444, 0),
         (String::from("status.json"), 0o440, 0),
+        (String::from("events"), 0o440, 0),
         (String::from("control"), 0o555, 0),
         (String::from("control/backup"), 0o660, 0),
         (String::from("backups"), 0o555, 0),

@@ -9,7 +9,7 @@ mod retention;
 mod select;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 pub use crate::format::record::{
     BackupRecord, BackupStatus, ManifestReference, RestoreTarget, SnapshotReference,
@@ -21,6 +21,7 @@ pub use retention::{
 };
 
 use crate::format::{FormatError, document};
+use crate::jobs::{BackupEvent, Event, EventObserver};
 use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::sysio::clock;
 use crate::types::{BackupId, SourceName, VolumeId, VolumeName};
@@ -48,11 +49,16 @@ pub enum CatalogError {
 /// The longest chain that is followed: a bound for whoever reads a repository that somebody else wrote.
 const CHAIN_LENGTH_MAX: usize = 100_000;
 
+/// What is told of a backup that is gone. Its record never says so.
+const DELETED: &str = "deleted";
+
 pub struct Catalog {
     objects: Arc<dyn ObjectStore>,
     backups: RwLock<Backups>,
     /// Serialises changes: read, modify, write durably, show.
     changing: Mutex<()>,
+    /// Told of each new state when it is durable and before anybody sees it.
+    observer: OnceLock<Arc<dyn EventObserver>>,
 }
 
 #[derive(Default)]
@@ -108,7 +114,14 @@ impl Catalog {
                 }
             }
         }
-        Ok(Self { objects, backups: RwLock::new(backups), changing: Mutex::new(()) })
+        let (backups, changing) = (RwLock::new(backups), Mutex::new(()));
+        Ok(Self { objects, backups, changing, observer: OnceLock::new() })
+    }
+
+    /// Sets who is told of each change of a backup's state from now on. The first one stays.
+    pub fn set_observer(&self, observer: Arc<dyn EventObserver>) {
+        // A failure means that there is one already.
+        let _first = self.observer.set(observer);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Backups> {
@@ -222,23 +235,45 @@ impl Catalog {
         let id = record.id;
         let text = record.encode().map_err(|source| CatalogError::Format { id, source })?;
         self.objects.replace(ObjectName::Record(id), text.as_bytes())?;
+        if self.get(id).is_none_or(|before| before.status != record.status) {
+            self.tell(&record, record.status.as_str());
+        }
         let record = Arc::new(record);
         self.backups.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&record));
         Ok(record)
     }
 
+    fn tell(&self, record: &BackupRecord, status: &'static str) {
+        let Some(observer) = self.observer.get() else { return };
+        observer.observe(Event::Backup(&BackupEvent {
+            backup: record.id.to_string(),
+            status,
+            project: record.project.to_string(),
+            volume: format!("{}/{}", record.source, record.volume_name),
+            name: record.name.clone(),
+            fail_reason: record.fail_reason.clone(),
+        }));
+    }
+
     /// Takes a backup out of sight; its record stays, for whoever goes on with it after a restart.
     pub fn hide(&self, id: BackupId) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.forget(id);
     }
 
     /// Removes a backup's record, durably.
     pub fn remove(&self, id: BackupId) -> Result<(), CatalogError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.objects.remove(ObjectName::Record(id))?;
-        self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.forget(id);
         Ok(())
+    }
+
+    fn forget(&self, id: BackupId) {
+        if let Some(record) = self.get(id) {
+            self.tell(&record, DELETED);
+        }
+        self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
 

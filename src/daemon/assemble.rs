@@ -7,7 +7,7 @@ use super::config::{Config, GroupConfig, SourceConfig, WithoutParentConfig};
 use super::{DaemonError, MountOptions};
 use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
-use crate::jobs::{JobQueue, JobQueueOptions};
+use crate::jobs::{EventLog, JobQueue, JobQueueOptions};
 use crate::operations::{Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent};
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::source::dir::DirSource;
@@ -45,16 +45,25 @@ fn is_new(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
 }
 
+/// Opens the log of what happens and lets the catalog write to it.
+pub(super) fn events(repository: &Repository) -> Arc<EventLog> {
+    let events = EventLog::open(repository.state_folder());
+    repository.catalog().set_observer(Arc::clone(&events) as _);
+    events
+}
+
 pub(super) fn operations(
     config: &Config,
     repository: Arc<Repository>,
+    events: &Arc<EventLog>,
 ) -> Result<Arc<Operations>, DaemonError> {
     let sources = sources(config)?;
-    let jobs = Arc::new(JobQueue::new(JobQueueOptions {
+    let job_options = JobQueueOptions {
         operations_max: config.limits.max_operations,
         finished_kept: config.limits.finished_jobs,
         finished_kept_seconds: config.limits.finished_jobs_seconds,
-    }));
+    };
+    let jobs = JobQueue::open(job_options, repository.state_folder(), Arc::clone(events) as _);
     let volume_types = config.volume_type.iter().map(|(name, volume_type)| {
         let volume_type = volume_type.clone();
         let volume_type = VolumeType {
@@ -75,7 +84,7 @@ pub(super) fn operations(
         memory_bytes: config.limits.memory.0,
         restore_step_bytes: RESTORE_STEP_BYTES,
     };
-    Ok(Operations::new(repository, Sources::new(sources), jobs, options))
+    Ok(Operations::new(repository, Sources::new(sources), Arc::new(jobs), options))
 }
 
 /// Without a project in the configuration there is one, `default`, which has all sources, no limits, and the

@@ -23,10 +23,11 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let signals = watch_signals()?;
     let control_group = assemble::control_group(&config)?;
     let repository = assemble::open_repository(&config, options)?;
-    let operations = assemble::operations(&config, repository)?;
+    let events = assemble::events(&repository);
+    let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
-    let mut parts = VfsParts::new(&operations, commands);
+    let mut parts = VfsParts::new(&operations, events, commands);
     parts.control_group = control_group.unwrap_or(parts.control_group);
     let vfs = Vfs::new(parts);
     let fuse_options =

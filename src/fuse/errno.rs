@@ -19,7 +19,9 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::NothingBehind => Errno::ENXIO,
         VfsError::CommandsTooLong { .. } => Errno::EFBIG,
         VfsError::Refused { kind } => errno_of_refusal(*kind),
-        VfsError::Open { .. } | VfsError::Read { .. } | VfsError::Record { .. } => Errno::EIO,
+        VfsError::Open { .. } | VfsError::Read { .. } | VfsError::Events { .. } | VfsError::Record { .. } => {
+            Errno::EIO
+        }
     }
 }
 

@@ -1,15 +1,21 @@
 //! Jobs: a queue, their states, progress and cancelling, and the memory that all of them share. Does not know
-//! what a job does: it is given a closure and a few words that say whom the job concerns.
+//! what a job does: it is given a closure and a few words that say whom the job concerns. With a state folder it
+//! remembers jobs and their numbers from one daemon to the next, and tells an observer what happens.
 
 mod budget;
+mod changes;
 mod control;
+mod events;
+mod journal;
 mod queue;
 mod rate;
 mod report;
+mod state_folder;
 mod table;
 
 pub use budget::{Budget, Lease};
 pub use control::{JobControl, JobEnd, Stop};
+pub use events::{BackupEvent, Event, EventLog, EventObserver, EventReader, ProgressEvent};
 pub use queue::{JobQueue, JobQueueOptions};
 pub use report::{JobId, JobReport, JobState, JobSubject};
 pub use table::Slot;
@@ -25,6 +31,9 @@ pub enum JobError {
 
     #[error("{unfinished} jobs are queued or running already")]
     QueueFull { unfinished: usize },
+
+    #[error("no job is taken while its number cannot be kept: {sentence}")]
+    NotKept { sentence: String },
 
     #[error("no job is taken any more: the daemon is shutting down")]
     ShuttingDown,

@@ -3,15 +3,24 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::JobError;
+use super::changes::Changes;
 use super::control::{JobControl, JobEnd, Stop};
+use super::events::EventObserver;
+use super::journal::{Entry, Journal};
 use super::report::{JobId, JobReport, JobSubject};
 use super::table::{Slot, Start, Table, Work};
 use crate::types::{Refusal, RefusalKind};
+
+/// How often the progress of running jobs is told.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct JobQueueOptions {
@@ -24,20 +33,47 @@ pub struct JobQueueOptions {
 
 pub struct JobQueue {
     shared: Arc<Shared>,
+    /// The thread that tells of progress ends when this is dropped.
+    _ticking: Option<Sender<()>>,
 }
 
 struct Shared {
+    /// Held from the first trace of a change of a job's state until the change is in the table. Taken before `table`,
+    /// which is never held during I/O: who looks at jobs does not wait for a disk.
+    changes: Mutex<Changes>,
     table: Mutex<Table>,
     job_ended: Condvar,
 }
 
 impl JobQueue {
+    /// Makes a queue that remembers nothing.
     pub fn new(options: JobQueueOptions) -> Self {
-        let shared = Shared { table: Mutex::new(Table::new(options)), job_ended: Condvar::new() };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Shared::new(Table::new(options), Changes::default()), _ticking: None }
     }
 
-    /// Queues a job; it starts as soon as its slot allows.
+    /// Makes a queue that remembers ended jobs and all numbers in a state folder, and tells an observer what happens.
+    ///
+    /// What the daemon before this one did not finish is queued as it was, but waits to be [`resume`](Self::resume)d
+    /// or for [`end_unresumed`](Self::end_unresumed).
+    pub fn open(options: JobQueueOptions, state_folder: &Path, observer: Arc<dyn EventObserver>) -> Self {
+        let mut table = Table::new(options);
+        let journal = Journal::open(state_folder, |entry| match entry {
+            Entry::Job(report) => table.restore(*report),
+            Entry::LastId { last_id } => table.restore_last_id(last_id),
+        });
+        let mut changes = Changes { journal: Some(journal), observer: Some(observer) };
+        changes.compact(table.holdings());
+        let shared = Shared::new(table, changes);
+        let (ticking, ended) = crossbeam_channel::bounded(0);
+        let shared_of_ticks = Arc::clone(&shared);
+        let tick = move || shared_of_ticks.tell_progress_until(&ended);
+        if let Err(error) = thread::Builder::new().name("job-progress".to_owned()).spawn(tick) {
+            tracing::warn!(%error, "no thread tells of the jobs' progress: events have their states only");
+        }
+        Self { shared, _ticking: Some(ticking) }
+    }
+
+    /// Queues a job; it starts as soon as its slot allows. Its number is durable when this returns.
     ///
     /// Work that is stopped while it is queued is dropped unrun, before the job counts as ended: what must be
     /// put right then belongs into the `Drop` of something it holds.
@@ -48,9 +84,60 @@ impl JobQueue {
         slot: Slot,
         work: impl FnOnce(&JobControl) -> Result<(), JobEnd> + Send + 'static,
     ) -> Result<JobId, JobError> {
-        let id = self.shared.lock().add(kind, subject, slot, Box::new(work))?;
-        Shared::start_next(&self.shared);
+        let number = |table: &mut Table| table.number(kind, subject);
+        self.accept(slot, Box::new(work), number)
+    }
+
+    /// Queues a job that the daemon before this one left unfinished, found by its kind and backup, under the number
+    /// that it had; under a new one when there is no such job.
+    pub fn resume(
+        &self,
+        kind: &'static str,
+        subject: JobSubject,
+        slot: Slot,
+        work: impl FnOnce(&JobControl) -> Result<(), JobEnd> + Send + 'static,
+    ) -> Result<JobId, JobError> {
+        let number = |table: &mut Table| match table.left_report(kind, &subject)? {
+            Some(report) => Ok(report),
+            None => table.number(kind, subject),
+        };
+        self.accept(slot, Box::new(work), number)
+    }
+
+    fn accept(
+        &self,
+        slot: Slot,
+        work: Work,
+        number: impl FnOnce(&mut Table) -> Result<JobReport, JobError>,
+    ) -> Result<JobId, JobError> {
+        let shared = &self.shared;
+        // Declared behind the work: refused work is dropped when no lock is held.
+        let mut changes = shared.changes();
+        let report = number(&mut shared.lock())?;
+        let id = report.id;
+        changes.accepted(&report, || shared.lock().holdings())?;
+        shared.lock().add(report, slot, work);
+        drop(changes);
+        Shared::start_next(shared);
         Ok(id)
+    }
+
+    /// Returns the jobs that the daemon before this one left unfinished and that were not resumed so far.
+    pub fn unfinished_before(&self) -> Vec<JobReport> {
+        self.shared.lock().left_reports(Instant::now())
+    }
+
+    /// Ends the jobs that were left unfinished and not resumed: as done those that `is_done` knows to be, the others
+    /// as failed. Nothing when the queue is ending: the next daemon may still resume them.
+    pub fn end_unresumed(&self, is_done: impl Fn(&JobReport) -> bool) {
+        for report in self.unfinished_before() {
+            if self.shared.lock().shutting_down {
+                return;
+            }
+            let failed = || Refusal::new(RefusalKind::Failed, "the daemon ended while the job ran");
+            let end = if is_done(&report) { Ok(()) } else { Err(JobEnd::Failed(failed())) };
+            self.shared.end(report.id, end);
+        }
     }
 
     pub fn report(&self, id: JobId) -> Option<JobReport> {
@@ -111,9 +198,27 @@ impl Drop for JobQueue {
 }
 
 impl Shared {
+    fn new(table: Table, changes: Changes) -> Arc<Self> {
+        let (changes, table) = (Mutex::new(changes), Mutex::new(table));
+        Arc::new(Self { changes, table, job_ended: Condvar::new() })
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // The table's own code cannot leave it half changed, and no foreign code runs under the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how far the jobs are, about once a second, until the queue is dropped.
+    fn tell_progress_until(&self, dropped: &Receiver<()>) {
+        while dropped.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let changes = self.changes();
+            let progressed = self.lock().progressed(Instant::now());
+            progressed.into_iter().for_each(|report| changes.progressed(report));
+        }
     }
 
     /// Waits for the end of some job.
@@ -128,8 +233,14 @@ impl Shared {
     }
 
     fn start_next(shared: &Arc<Self>) {
+        let mut changes = shared.changes();
         let starts = shared.lock().take_startable();
-        for Start { id, control, work } in starts {
+        for start in &starts {
+            changes.started(&start.report, || shared.lock().holdings());
+        }
+        drop(changes);
+        for Start { report, control, work } in starts {
+            let id = report.id;
             let shared_of_job = Arc::clone(shared);
             let run = move || {
                 let end = catch_unwind(AssertUnwindSafe(|| work(&control)))
@@ -145,7 +256,15 @@ impl Shared {
     }
 
     fn end(&self, id: JobId, end: Result<(), JobEnd>) {
-        self.lock().end(id, end);
+        let mut changes = self.changes();
+        let Some(report) = self.lock().ending(id, &end) else { return };
+        // The next daemon may go on with it: for whoever looks later the job has not ended.
+        let is_interrupted = end == Err(JobEnd::Stopped(Stop::Shutdown));
+        if !is_interrupted {
+            changes.ended(&report, || self.lock().holdings());
+        }
+        self.lock().end(report, is_interrupted);
+        drop(changes);
         self.job_ended.notify_all();
     }
 
@@ -158,7 +277,13 @@ impl Shared {
     }
 
     fn refuse_and_stop_all(&self) {
-        let unrun = self.lock().stop_all();
+        // Behind a job that is being accepted: it is in the table then, and stopped with the others.
+        let changes = self.changes();
+        let (unrun, left) = self.lock().stop_all();
+        drop(changes);
+        for id in left {
+            self.end(id, Err(JobEnd::Stopped(Stop::Shutdown)));
+        }
         for (id, work) in unrun {
             self.drop_unrun(id, work, Stop::Shutdown);
         }

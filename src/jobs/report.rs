@@ -1,15 +1,17 @@
 //! What can be said of a job: the fields of `jobs/ID`, in the order and with the names of the contract.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::sysio::clock;
 use crate::types::{Refusal, Timestamp};
 
-/// Numbers the jobs of one daemon, from 1 on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// Numbers the jobs from 1 on, for as long as the journal is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub(super) u64);
 
@@ -27,7 +29,7 @@ impl FromStr for JobId {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     Queued,
@@ -64,10 +66,11 @@ pub struct JobSubject {
 }
 
 /// A job as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobReport {
     pub id: JobId,
-    pub kind: &'static str,
+    /// `backup`, `restore`, ...
+    pub kind: Cow<'static, str>,
     pub state: JobState,
     pub backup: Option<String>,
     pub volume: Option<String>,
@@ -80,12 +83,38 @@ pub struct JobReport {
     pub queued_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    #[serde(serialize_with = "name_and_sentence")]
+    #[serde(serialize_with = "write_refusal", deserialize_with = "read_refusal")]
     pub error: Option<Refusal>,
 }
 
-fn name_and_sentence<S: Serializer>(error: &Option<Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
+impl JobReport {
+    /// A job of which nothing is done yet.
+    pub(super) fn queued(id: JobId, kind: &'static str, subject: JobSubject) -> Self {
+        Self {
+            id,
+            kind: Cow::Borrowed(kind),
+            state: JobState::Queued,
+            backup: subject.backup,
+            volume: subject.volume,
+            project: subject.project,
+            bytes_done: 0,
+            bytes_total: 0,
+            bytes_per_second: 0,
+            queued_at: clock::now(),
+            started_at: None,
+            ended_at: None,
+            error: None,
+        }
+    }
+}
+
+fn write_refusal<S: Serializer>(error: &Option<Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
     error.as_ref().map(Refusal::to_string).serialize(serializer)
+}
+
+fn read_refusal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Refusal>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 #[cfg(test)]
@@ -97,7 +126,7 @@ mod tests {
     fn a_report_is_written_as_the_contract_says() {
         let report = JobReport {
             id: JobId(12),
-            kind: "backup",
+            kind: "backup".into(),
             state: JobState::Failed,
             backup: None,
             volume: Some("rbd/v".into()),
@@ -116,6 +145,7 @@ mod tests {
             r#""started_at":null,"ended_at":null,"error":"Failed: no more space"}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<JobReport>(expected).unwrap(), report);
         assert_eq!("12".parse(), Ok(JobId(12)));
     }
 }

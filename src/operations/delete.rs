@@ -99,7 +99,18 @@ impl Operations {
     }
 
     /// Marks the backup as `deleting`, unless it is being made or restored, and queues the job.
-    pub(super) fn submit_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
+    fn submit_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
+        let (subject, job) = self.delete_job(record)?;
+        Ok(self.jobs.submit("delete", subject, Slot::Free, move |control| job.run(control))?)
+    }
+
+    /// Queues the job of a delete that the daemon before this one did not finish, under the number that it had.
+    pub(super) fn resume_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
+        let (subject, job) = self.delete_job(record)?;
+        Ok(self.jobs.resume("delete", subject, Slot::Free, move |control| job.run(control))?)
+    }
+
+    fn delete_job(self: &Arc<Self>, record: &BackupRecord) -> Result<(JobSubject, DeleteJob), Refusal> {
         let is_busy = matches!(record.status, BackupStatus::Creating | BackupStatus::Restoring);
         if !is_busy {
             self.mark_deleting(record.id, record.status)?;
@@ -114,8 +125,7 @@ impl Operations {
             _ if record.manifest.is_some() => BackupStatus::Available,
             _ => BackupStatus::Error,
         };
-        let job = DeleteJob { operations: Arc::clone(self), id: record.id, before, ended: false };
-        Ok(self.jobs.submit("delete", subject, Slot::Free, move |control| job.run(control))?)
+        Ok((subject, DeleteJob { operations: Arc::clone(self), id: record.id, before, ended: false }))
     }
 
     fn mark_deleting(&self, id: BackupId, before: BackupStatus) -> Result<(), Refusal> {
@@ -146,7 +156,7 @@ impl Operations {
         let id = id.to_string();
         let mut reports = self.jobs.reports();
         reports.retain(|report| {
-            report.backup.as_ref() == Some(&id) && !report.state.has_ended() && kinds.contains(&report.kind)
+            report.backup.as_ref() == Some(&id) && !report.state.has_ended() && kinds.contains(&&*report.kind)
         });
         reports.iter().map(|report| report.id).collect()
     }

@@ -7,6 +7,8 @@ use crossbeam_channel::Sender;
 
 use super::Operations;
 use crate::catalog::{BackupRecord, BackupStatus};
+use crate::jobs::JobReport;
+use crate::types::BackupId;
 
 impl Operations {
     /// Goes on with backups that were `creating`, with restores and with deletes, and removes snapshots of ours that
@@ -43,6 +45,7 @@ impl Operations {
                 operations.give_up_restore(id);
             }
             operations.remove_stray_snapshots();
+            operations.end_unresumed_jobs();
             drop(operations);
             drop::<Sender<()>>(running);
         });
@@ -60,8 +63,28 @@ impl Operations {
         }
     }
 
+    /// Ends what the journal of jobs calls unfinished and nobody has gone on with.
+    fn end_unresumed_jobs(&self) {
+        if !self.is_shutting_down() {
+            self.jobs.end_unresumed(|job| self.was_done(job));
+        }
+    }
+
+    /// Did the daemon end between a job's last step and the note of its end?
+    fn was_done(&self, job: &JobReport) -> bool {
+        let id: Option<BackupId> = job.backup.as_ref().and_then(|id| id.parse().ok());
+        let Some(id) = id else { return false };
+        let record = self.repository.catalog().get(id);
+        match &*job.kind {
+            "backup" => record.is_some_and(|record| record.status.is_readable()),
+            "delete" => record.is_none(),
+            "flatten" => record.is_some_and(|record| !record.is_incremental()),
+            _ => false,
+        }
+    }
+
     fn finish_delete(self: &Arc<Self>, record: &BackupRecord) {
-        match self.submit_delete(record) {
+        match self.resume_delete(record) {
             Ok(job) => tracing::info!(backup = %record.id, %job, "the delete goes on"),
             Err(refusal) => tracing::error!(backup = %record.id, %refusal, "the delete cannot go on"),
         }

@@ -75,6 +75,7 @@ impl From<JobError> for Refusal {
     fn from(error: JobError) -> Self {
         let kind = match error {
             JobError::NotFound { .. } => RefusalKind::JobNotFound,
+            JobError::NotKept { .. } => RefusalKind::Failed,
             JobError::Ended { .. } | JobError::QueueFull { .. } | JobError::ShuttingDown => {
                 RefusalKind::InvalidState
             }

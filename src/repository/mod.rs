@@ -12,6 +12,8 @@
 //! | 3 | `index.inserting` | one pack is indexed |
 //! | 4 | `index.packs` | a number is looked up; never during I/O |
 //! | 5 | shards of the caches | a value is looked up; never while it is loaded |
+//!
+//! The observer of the catalog is told under rank 1 and takes a lock of its own, under which it takes no other.
 
 mod error;
 mod location;
@@ -56,6 +58,7 @@ pub struct Repository {
     store: Arc<ChunkStore>,
     catalog: Catalog,
     caches: Arc<ImageCaches>,
+    state_folder: PathBuf,
     images: Mutex<LruCache<ManifestId, Arc<Image>>>,
     /// `None` when it is open for reading only.
     write_lock: Option<FileLock>,
@@ -115,7 +118,7 @@ impl Repository {
         }
         let temporary_index = if write_lock.is_some() { None } else { Some(TemporaryFolder::create()?) };
         let index_path = match (&temporary_index, &options.index) {
-            (Some(folder), _) => folder.path.clone(),
+            (Some(folder), _) => folder.path.join("index"),
             (None, Some(path)) => path.clone(),
             (None, None) => path.join("index"),
         };
@@ -131,6 +134,7 @@ impl Repository {
             location,
             store,
             catalog,
+            state_folder: state_folder_beside(&index_path),
             caches: ImageCaches::new(options.cache_bytes / 8),
             images: Mutex::new(LruCache::new(OPEN_IMAGES_MAX)),
             write_lock,
@@ -149,6 +153,11 @@ impl Repository {
 
     pub fn is_read_only(&self) -> bool {
         self.write_lock.is_none()
+    }
+
+    /// Where this machine remembers what is no part of the repository, beside the index. It may be lost at any time.
+    pub fn state_folder(&self) -> &Path {
+        &self.state_folder
     }
 
     pub fn chunk_size(&self) -> u64 {
@@ -254,6 +263,12 @@ fn take_write_lock(path: &Path) -> Result<Option<FileLock>, RepositoryError> {
         Err(error) if is_read_only(&error.source) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+fn state_folder_beside(index: &Path) -> PathBuf {
+    let mut path = index.as_os_str().to_owned();
+    path.push("-state");
+    PathBuf::from(path)
 }
 
 fn is_read_only(error: &std::io::Error) -> bool {

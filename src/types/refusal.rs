@@ -1,9 +1,14 @@
 //! Why a command is refused: the names of the contract (interface, "Control files"), one place for all of them.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as NameError, StrDeserializer};
 
 /// The names that the contract gives to refusals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub enum RefusalKind {
     InvalidInput,
     VolumeNotFound,
@@ -83,4 +88,30 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl FromStr for Refusal {
+    type Err = String;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, sentence) = text.split_once(": ").ok_or_else(|| format!("{text:?} is no refusal"))?;
+        let name: StrDeserializer<'_, NameError> = name.into_deserializer();
+        let kind = RefusalKind::deserialize(name).map_err(|error| error.to_string())?;
+        Ok(Self::new(kind, sentence))
+    }
+}
+
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_read_as_it_was_written() {
+        for kind in [RefusalKind::Failed, RefusalKind::VolumeBackupSizeExceedsAvailableQuota] {
+            let refusal = Refusal::new(kind, "no space: 0 bytes are left");
+            assert_eq!(refusal.to_string().parse(), Ok(refusal));
+        }
+        assert!("Unheard: of".parse::<Refusal>().is_err());
+    }
+}

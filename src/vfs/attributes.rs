@@ -54,13 +54,14 @@ impl Vfs {
                 Ok(self.link(&record, record.updated_at))
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
+            Node::Events => Ok(text(self.events.length(), 0o440, operator, self.events.last_at())),
             Node::Control(_) => {
                 let owner = Owner { gid: self.control_group, ..operator };
                 Ok(text(0, 0o660, owner, self.started_at))
             }
             Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) | Node::Quota(_) => {
                 let document = self.document(node)?;
-                Ok(text(document.text.len(), document.mode, document.owner, document.time))
+                Ok(text(document.text.len() as u64, document.mode, document.owner, document.time))
             }
         }
     }
@@ -77,7 +78,7 @@ impl Vfs {
 
     fn link(&self, record: &BackupRecord, time: Timestamp) -> Attributes {
         let target = link_target(record.id);
-        text(target.len(), 0o777, self.owners.project(&record.project), time).of_kind(NodeKind::Link)
+        text(target.len() as u64, 0o777, self.owners.project(&record.project), time).of_kind(NodeKind::Link)
     }
 
     pub(super) fn image(&self, record: &BackupRecord) -> Attributes {
@@ -103,11 +104,11 @@ fn folder(mode: u16, owner: Owner, time: Timestamp) -> Attributes {
     text(0, mode, owner, time).of_kind(NodeKind::Folder)
 }
 
-fn text(length: usize, mode: u16, owner: Owner, time: Timestamp) -> Attributes {
+fn text(length: u64, mode: u16, owner: Owner, time: Timestamp) -> Attributes {
     Attributes {
         kind: NodeKind::File,
-        size_bytes: length as u64,
-        blocks: (length as u64).div_ceil(STAT_BLOCK_BYTES),
+        size_bytes: length,
+        blocks: length.div_ceil(STAT_BLOCK_BYTES),
         block_bytes: TEXT_BLOCK_BYTES,
         mode,
         owner,

@@ -39,7 +39,7 @@ impl Vfs {
             Node::Record(id) => self.exported_record(*id),
             Node::Job(id) => self.job(*id),
             Node::Quota(project) => self.quota(project),
-            Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
+            Node::Events | Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
             Node::BackupLink(_) | Node::LatestLink(_) => Err(VfsError::NotFound),
             Node::Root
             | Node::ControlFolder

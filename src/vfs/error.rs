@@ -1,5 +1,6 @@
 //! Why the tree does not do what it is asked. `fuse/errno.rs` gives each variant its number.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::format::FormatError;
@@ -60,6 +61,12 @@ pub enum VfsError {
         offset: u64,
         #[source]
         source: Arc<StoreError>,
+    },
+
+    #[error("the events cannot be read")]
+    Events {
+        #[source]
+        source: io::Error,
     },
 
     #[error("the record of backup {id} cannot be written as text")]

@@ -1,5 +1,5 @@
 //! Open files and folders. What is open stays as it was opened: an image outlives its backup here, and a text is
-//! the text of the moment it was opened.
+//! the text of the moment it was opened. Only the events go on.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use super::control_file::{OpenControl, copy};
 use super::listing::OpenFolder;
 use crate::catalog::BackupRecord;
 use crate::image::Image;
+use crate::jobs::EventReader;
 use crate::types::BackupId;
 
 /// Something open.
@@ -17,6 +18,7 @@ use crate::types::BackupId;
 pub(super) enum Open {
     Image(Arc<OpenImage>),
     Text(Arc<str>),
+    Events(Arc<EventReader>),
     Control(Arc<OpenControl>),
     Folder(Arc<OpenFolder>),
 }
@@ -108,6 +110,7 @@ impl Open {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 Ok(copy(text.as_bytes().get(start..).unwrap_or_default(), into))
             }
+            Self::Events(reader) => reader.read(offset, into).map_err(|source| VfsError::Events { source }),
             Self::Control(control) => Ok(control.read(offset, into)),
             Self::Folder(_) => Err(VfsError::BadHandle { handle }),
         }
@@ -122,7 +125,7 @@ impl Open {
                 let found = if seek == Seek::Data { offset } else { end };
                 if offset < end { Ok(found) } else { Err(VfsError::NothingBehind) }
             }
-            Self::Control(_) | Self::Folder(_) => Err(VfsError::BadHandle { handle }),
+            Self::Events(_) | Self::Control(_) | Self::Folder(_) => Err(VfsError::BadHandle { handle }),
         }
     }
 }

@@ -57,6 +57,7 @@ impl Vfs {
             Node::Root
             | Node::Readme
             | Node::Status
+            | Node::Events
             | Node::ControlFolder
             | Node::Control(_)
             | Node::VolumesFolder

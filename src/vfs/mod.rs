@@ -38,7 +38,7 @@ pub use quotas::UseCounter;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
-use crate::jobs::JobQueue;
+use crate::jobs::{EventLog, JobQueue};
 use crate::operations::Operations;
 use crate::repository::{Repository, RepositoryError};
 use crate::source::Sources;
@@ -58,6 +58,7 @@ pub struct VfsParts {
     pub repository: Arc<Repository>,
     pub sources: Sources,
     pub jobs: Arc<JobQueue>,
+    pub events: Arc<EventLog>,
     pub projects: Vec<Project>,
     pub quotas: Arc<dyn UseCounter>,
     /// Who owns what belongs to no project.
@@ -71,7 +72,7 @@ pub struct VfsParts {
 impl VfsParts {
     /// Takes the parts from the operations that the commands run; the operator is who runs this process, and the control
     /// files are his group's.
-    pub fn new(operations: &Arc<Operations>, runner: Arc<dyn CommandRunner>) -> Self {
+    pub fn new(operations: &Arc<Operations>, events: Arc<EventLog>, runner: Arc<dyn CommandRunner>) -> Self {
         let operator =
             Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         let quotas: Arc<dyn UseCounter> = operations.clone();
@@ -79,6 +80,7 @@ impl VfsParts {
             repository: Arc::clone(operations.repository()),
             sources: operations.sources().clone(),
             jobs: Arc::clone(operations.jobs()),
+            events,
             projects: operations.projects().to_vec(),
             quotas,
             operator,
@@ -92,6 +94,7 @@ impl VfsParts {
 pub struct Vfs {
     repository: Arc<Repository>,
     jobs: Arc<JobQueue>,
+    events: Arc<EventLog>,
     volumes: VolumeListings,
     quotas: Quotas,
     owners: Owners,
@@ -138,6 +141,7 @@ impl Vfs {
         Arc::new(Self {
             repository: parts.repository,
             jobs: parts.jobs,
+            events: parts.events,
             volumes: VolumeListings::new(&parts.sources, parts.listing_times),
             quotas: Quotas::new(&parts.projects, parts.quotas, parts.listing_times),
             owners: Owners::new(parts.operator, &parts.projects),
@@ -213,6 +217,7 @@ impl Vfs {
                 (Open::Control(Arc::new(open)), Caching::Direct)
             }
             Node::Image(id) => (Open::Image(self.open_image(id)?), Caching::Keep),
+            Node::Events => (Open::Events(Arc::new(self.events.reader())), Caching::Direct),
             ref text => {
                 let caching = if *text == Node::Readme { Caching::Keep } else { Caching::Direct };
                 (Open::Text(self.document(text)?.text.into()), caching)
@@ -249,7 +254,7 @@ impl Vfs {
     pub fn write(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8]) -> Result<Written, VfsError> {
         match self.handles.get(handle)? {
             Open::Control(control) => control.write(caller, offset, bytes),
-            Open::Image(_) | Open::Text(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
+            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
         }
     }
 
@@ -298,7 +303,9 @@ impl Vfs {
     fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>, VfsError> {
         match self.handles.get(handle)? {
             Open::Folder(folder) => Ok(folder),
-            Open::Image(_) | Open::Text(_) | Open::Control(_) => Err(VfsError::BadHandle { handle }),
+            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Control(_) => {
+                Err(VfsError::BadHandle { handle })
+            }
         }
     }
 

@@ -11,6 +11,8 @@ pub enum Node {
     Root,
     Readme,
     Status,
+    /// One line for each thing that happens.
+    Events,
     ControlFolder,
     /// A control file, by a name of [`CONTROL_FILES`](super::CONTROL_FILES).
     Control(&'static str),
@@ -60,6 +62,7 @@ impl Node {
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
+            | Self::Events
             | Self::Control(_)
             | Self::Image(_)
             | Self::Info(_)
@@ -86,6 +89,7 @@ impl Node {
             Self::Root
             | Self::Readme
             | Self::Status
+            | Self::Events
             | Self::ControlFolder
             | Self::Control(_)
             | Self::VolumesFolder
@@ -121,7 +125,9 @@ impl Node {
             | Self::QuotasFolder => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
-            Self::Status
+            // Who follows the events with tail looks at their length again and again.
+            Self::Events
+            | Self::Status
             | Self::Control(_)
             | Self::Info(_)
             | Self::Record(_)

@@ -17,10 +17,11 @@ use crate::jobs::JobId;
 use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// What is in the root, sorted.
-const ROOT_CHILDREN: [(&str, Node); 7] = [
+const ROOT_CHILDREN: [(&str, Node); 8] = [
     ("README", Node::Readme),
     ("backups", Node::BackupsFolder),
     ("control", Node::ControlFolder),
+    ("events", Node::Events),
     ("jobs", Node::JobsFolder),
     ("quotas", Node::QuotasFolder),
     ("status.json", Node::Status),
@@ -66,6 +67,7 @@ impl Vfs {
             }
             Node::Readme
             | Node::Status
+            | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)
             | Node::LatestLink(_)
@@ -112,6 +114,7 @@ impl Vfs {
             ),
             Node::Readme
             | Node::Status
+            | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)
             | Node::LatestLink(_)

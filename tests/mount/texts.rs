@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use amberfs::jobs::{JobSubject, Slot};
+use amberfs::jobs::{Event, EventObserver, JobSubject, Slot};
 
 use super::Mounted;
 use super::support::bytes::pattern;
@@ -21,7 +21,7 @@ fn the_tree_can_be_walked() {
     let expected = format!(
         ".\n./README\n./backups\n./backups/{id}\n./backups/{id}/image\n./backups/{id}/info.json\n\
          ./backups/{id}/record\n./control\n./control/backup\n./control/cancel\n./control/delete\n./control/flatten\n\
-         ./control/import\n./control/reset-state\n./control/restore\n./control/set\n./jobs\n\
+         ./control/import\n./control/reset-state\n./control/restore\n./control/set\n./events\n./jobs\n\
          ./quotas\n./quotas/default\n./quotas/tenant\n./status.json\n./volumes\n./volumes/local\n./volumes/local/a%2Fb\n./volumes/local/caf\u{e9}\n\
          ./volumes/local/vol\n./volumes/local/vol/first\n./volumes/local/vol/latest\n"
     );
@@ -53,10 +53,12 @@ fn every_program_reads_a_text_whole() {
     let subject = JobSubject { backup: None, volume: None, project: "default".to_owned() };
     let job = parts.jobs.submit("backup", subject, Slot::Free, |_| Ok(())).unwrap();
     parts.jobs.wait(job).unwrap();
+    parts.events.observe(Event::Job(&parts.jobs.report(job).unwrap()));
     let mounted = Mounted::with_parts(hand_made, runner, parts);
     let folder = format!("backups/{id}");
     let files = [
         "README".to_owned(),
+        "events".to_owned(),
         format!("{folder}/info.json"),
         format!("{folder}/record"),
         format!("jobs/{job}"),

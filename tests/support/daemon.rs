@@ -31,6 +31,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A folder with a configuration, a repository and a mountpoint, and the daemon that serves it.
 pub struct Daemon {
     folder: tempfile::TempDir,
+    repository_lines: String,
     process: Option<Child>,
 }
 
@@ -43,12 +44,17 @@ pub struct Said {
 impl Daemon {
     /// Starts a daemon whose configuration has these sections besides the repository's.
     pub fn start(sections: &str) -> Self {
+        Self::start_with("", sections)
+    }
+
+    /// Starts a daemon with these lines more in the repository's section.
+    pub fn start_with(repository_lines: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["mnt", "repository"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let repository = folder.path().join("repository");
-        let mut daemon = Self { folder, process: None };
+        let mut daemon = Self { folder, repository_lines: repository_lines.to_owned(), process: None };
         daemon.configure(sections);
         let made = Command::new(env!("CARGO_BIN_EXE_amberfs"))
             .args(["repo", "init", "--repo"])
@@ -65,7 +71,8 @@ impl Daemon {
     pub fn configure(&mut self, sections: &str) {
         let repository = self.folder.path().join("repository");
         let (top, sections) = sections.split_at(sections.find('[').unwrap_or(sections.len()));
-        let repository = format!("[repository]\nurl = \"dir:{}\"", repository.display());
+        let repository =
+            format!("[repository]\nurl = \"dir:{}\"\n{}", repository.display(), self.repository_lines);
         let sections = match sections.contains("[repository]") {
             true => sections.replacen("[repository]", &repository, 1),
             false => format!("{repository}\n{sections}"),

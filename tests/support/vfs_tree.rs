@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use amberfs::catalog::{Project, Quota};
-use amberfs::jobs::{JobQueue, JobQueueOptions};
+use amberfs::jobs::{EventLog, JobQueue, JobQueueOptions};
 use amberfs::operations::{BackupUse, VolumeUse};
 use amberfs::source::{
     InUse, Snapshot, SnapshotInfo, Source, SourceError, Sources, VolumeInfo, VolumeWriter,
@@ -211,6 +211,7 @@ pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Ec
         repository: Arc::clone(&hand_made.repository),
         sources: Sources::new(sources),
         jobs: jobs(),
+        events: EventLog::open(hand_made.repository.state_folder()),
         projects: projects(),
         quotas: Arc::new(NothingUsed),
         operator: Owner { uid: 0, gid: 0 },

@@ -149,6 +149,9 @@ fn shutdown_stops_the_running_starts_none_of_the_queued_and_takes_no_more() {
     }
     let refused = queue.submit("late", subject(), Slot::Free, |_| Ok(()));
     assert_eq!(refused, Err(JobError::ShuttingDown));
+    // The journal keeps them for the next daemon.
+    let (_, reports) = queue.shared.lock().holdings();
+    assert!(reports.iter().all(|report| report.state == JobState::Queued && report.error.is_none()));
 }
 
 #[test]

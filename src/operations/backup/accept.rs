@@ -221,7 +221,8 @@ impl Operations {
         opened.is_ok()
     }
 
-    /// Queues the job of a `creating` backup; without a snapshot the job opens the one in the record.
+    /// Queues the job of a `creating` backup. Without a snapshot it is one that the daemon before this one began: the
+    /// job has the number that it had, and opens the snapshot in the record.
     pub(in super::super) fn submit_backup(
         self: &Arc<Self>,
         record: &BackupRecord,
@@ -232,8 +233,13 @@ impl Operations {
             volume: Some(format!("{}/{}", record.source, record.volume_name)),
             project: record.project.to_string(),
         };
+        let is_resumed = snapshot.is_none();
         let job = BackupJob::new(Arc::clone(self), record.id, snapshot);
-        let job = self.jobs.submit("backup", subject, Slot::Operation, move |control| job.run(control))?;
+        let job = if is_resumed {
+            self.jobs.resume("backup", subject, Slot::Operation, move |control| job.run(control))?
+        } else {
+            self.jobs.submit("backup", subject, Slot::Operation, move |control| job.run(control))?
+        };
         Ok(BackupAccepted { backup: record.id, job, is_incremental: record.is_incremental() })
     }
 

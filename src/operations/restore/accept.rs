@@ -7,7 +7,7 @@ use super::run::{Beginning, RestoreJob};
 use super::target::Target;
 use super::{RestoreAccepted, RestoreRequest};
 use crate::catalog::{BackupRecord, BackupStatus, Project, RestoreTarget};
-use crate::jobs::{JobId, JobSubject, Slot};
+use crate::jobs::{JobControl, JobId, JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
 use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
@@ -66,7 +66,12 @@ impl Operations {
             volume: Some(format!("{source}/{volume}")),
             project: record.project.to_string(),
         };
-        Ok(self.jobs.submit("restore", subject, Slot::Operation, move |control| job.run(control))?)
+        let is_resumed = job.is_resumed();
+        let run = move |control: &JobControl| job.run(control);
+        Ok(match is_resumed {
+            true => self.jobs.resume("restore", subject, Slot::Operation, run)?,
+            false => self.jobs.submit("restore", subject, Slot::Operation, run)?,
+        })
     }
 
     fn restorable(

@@ -48,6 +48,11 @@ impl RestoreJob {
         Self { operations, id, target, beginning, has_ended: false, reservation: Some(reservation) }
     }
 
+    /// Did an earlier process begin it?
+    pub(super) fn is_resumed(&self) -> bool {
+        self.beginning == Beginning::Resumed
+    }
+
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
