@@ -183,7 +183,7 @@ fn an_ended_job_is_there_after_a_restart_and_its_number_is_not_given_again() {
 #[test]
 fn a_killed_backup_goes_on_under_its_number() {
     let volumes = file_system::small_folder(Kind::Xfs, 512 << 20);
-    fs::write(volumes.path().join("v.raw"), [0; 512]).unwrap();
+    File::create(volumes.path().join("v.raw")).unwrap().set_len(512).unwrap();
     let mut daemon = daemon_over(volumes.path(), SLOW);
     daemon.backup("v --force");
     let bytes = volume(volumes.path(), SLOW_MIB);
@@ -193,7 +193,7 @@ fn a_killed_backup_goes_on_under_its_number() {
     daemon.done(&job);
     assert_eq!((job.as_str(), text(&daemon.info(&backup), "status")), ("2", "available"));
     assert!(fs::read(daemon.image(&backup)).unwrap() == bytes);
-    let of_job = |line: &Value| (line["id"].to_string() == job).then(|| told(line));
+    let of_job = |line: &Value| (line["id"].as_u64() == job.parse().ok()).then(|| told(line));
     let states: Vec<_> = events(&daemon).iter().filter_map(of_job).collect();
     let expected = ["backup queued", "backup running", "backup queued", "backup running", "backup done"];
     assert_eq!(states, expected);
