@@ -38,8 +38,11 @@ impl Operations {
         tracing::warn!(backup = %record.id, volume = %record.volume_name, reason, "the backup failed");
         self.remove_own_snapshot(record);
         let updated = self.repository.catalog().update(record.id, |record| {
-            record.status = BackupStatus::Error;
-            record.fail_reason = Some(reason);
+            // One that is being deleted stays so.
+            if record.status == BackupStatus::Creating {
+                record.status = BackupStatus::Error;
+                record.fail_reason = Some(reason);
+            }
             record.snapshot = None;
         });
         if let Err(error) = updated {

@@ -98,7 +98,7 @@ impl Operations {
         Err(Refusal::new(RefusalKind::BackupHasDependents, sentence))
     }
 
-    /// Marks the backup as `deleting`, unless it is being made or restored, and queues the job.
+    /// Marks the backup as `deleting`, unless it is being restored, and queues the job.
     fn submit_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
         let (subject, job) = self.delete_job(record)?;
         Ok(self.jobs.submit("delete", subject, Slot::Free, move |control| job.run(control))?)
@@ -111,8 +111,8 @@ impl Operations {
     }
 
     fn delete_job(self: &Arc<Self>, record: &BackupRecord) -> Result<(JobSubject, DeleteJob), Refusal> {
-        let is_busy = matches!(record.status, BackupStatus::Creating | BackupStatus::Restoring);
-        if !is_busy {
+        // A restore is cancelled by the job, and cleans up behind itself first.
+        if record.status != BackupStatus::Restoring {
             self.mark_deleting(record.id, record.status)?;
         }
         let subject = JobSubject {

@@ -78,19 +78,30 @@ fn what_is_open_is_read_to_its_end() {
 fn a_backup_that_is_being_made_is_cancelled_with_force() {
     everywhere(|world| {
         world.fill("v", &pattern(4, 96 * MIB));
-        let pairs = world.accepted_pairs("backup", &world.volume("v"));
-        let id = pairs[1].strip_prefix("backup=").unwrap();
-        let said = world.daemon.say("delete", &format!("{id}\n"));
-        let Err(error) = said.write else { panic!("it was made too fast to be deleted: {}", said.answer) };
-        assert_eq!(error.raw_os_error(), Some(Errno::BUSY.raw_os_error()), "{}", said.answer);
-        assert!(said.answer.starts_with("error: InvalidState: "), "{}", said.answer);
-        let job = world.daemon.accepted("delete", &format!("--force {id}\n"), "job");
-        world.daemon.done(&job);
-        assert!(!world.is_there(id));
-        let made = world.daemon.ended(pairs[2].strip_prefix("job=").unwrap());
-        assert_eq!(made["state"], "cancelled", "{made}");
-        assert!(world.own_snapshots("v").is_empty());
-        assert_eq!(world.volumes(), [world.name("v")], "no snapshot beside the volume");
+        for is_killed in [false, true] {
+            let pairs = world.accepted_pairs("backup", &world.volume("v"));
+            let id = pairs[1].strip_prefix("backup=").unwrap();
+            let said = world.daemon.say("delete", &format!("{id}\n"));
+            let Err(error) = said.write else {
+                panic!("it was made too fast to be deleted: {}", said.answer)
+            };
+            assert_eq!(error.raw_os_error(), Some(Errno::BUSY.raw_os_error()), "{}", said.answer);
+            assert!(said.answer.starts_with("error: InvalidState: "), "{}", said.answer);
+            let job = world.daemon.accepted("delete", &format!("--force {id}\n"), "job");
+            if is_killed {
+                // What was accepted is done, whatever becomes of the daemon.
+                world.daemon.kill();
+                world.daemon.serve();
+            }
+            world.daemon.done(&job);
+            assert!(!world.is_there(id));
+            let made = world.daemon.ended(pairs[2].strip_prefix("job=").unwrap());
+            let expected = if is_killed { made["state"].clone() } else { "cancelled".into() };
+            assert_eq!(made["state"], expected, "{made}");
+            assert_ne!(made["state"], "done", "{made}");
+            assert!(world.own_snapshots("v").is_empty());
+            assert_eq!(world.volumes(), [world.name("v")], "no snapshot beside the volume");
+        }
     });
 }
 

@@ -180,9 +180,15 @@ impl Operations {
             .or_else(|_| image.allocated_bytes(ByteRange::new(0, image.size_bytes())))
             .map_err(Refusal::from)?;
         let keeps_snapshot = self.source(record)?.tracks_changes();
+        let mut is_deleted = false;
         self.repository
             .catalog()
             .update(record.id, |record| {
+                // Then the delete only waits for this job to stop.
+                is_deleted = record.status == BackupStatus::Deleting;
+                if is_deleted {
+                    return;
+                }
                 record.status = BackupStatus::Available;
                 record.fail_reason = None;
                 record.stored_bytes = stats.pack_bytes + manifest.length;
@@ -195,7 +201,7 @@ impl Operations {
                 }
             })
             .map_err(Refusal::from)?;
-        Ok(())
+        if is_deleted { Err(Stop::Cancelled.into()) } else { Ok(()) }
     }
 }
 
