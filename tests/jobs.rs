@@ -108,7 +108,8 @@ fn running_backup(daemon: &Daemon) -> (String, String) {
     (backup, job)
 }
 
-/// `events` is one line for each state of a backup and of a job, in the order of the changes, and `tail -f` follows it.
+/// `events` has one JSON line for each new state of a backup (and `deleted`) and of a job, and about once a second for a
+/// running job's progress, in the order of the changes. It can be followed with `tail -f`.
 #[test]
 fn tail_sees_the_life_of_a_backup_line_by_line() {
     let volumes = tempfile::tempdir().unwrap();
@@ -152,7 +153,8 @@ fn tail_sees_the_life_of_a_backup_line_by_line() {
     assert_eq!(metadata.mode() & 0o7777, 0o440);
 }
 
-/// `jobs/ID` of an ended job, the numbers and the events outlive the daemon; all of it may be deleted.
+/// Jobs outlive the daemon. A number is durable before it is told, and never given again; `jobs/ID` of an ended job is
+/// there after a restart, within `limits.finished_jobs` and `finished_jobs_seconds`.
 #[test]
 fn an_ended_job_is_there_after_a_restart_and_its_number_is_not_given_again() {
     let volumes = tempfile::tempdir().unwrap();
@@ -179,7 +181,7 @@ fn an_ended_job_is_there_after_a_restart_and_its_number_is_not_given_again() {
     assert_eq!(daemon.accepted("backup", "v --force\n", "job"), "1");
 }
 
-/// A backup that a kill interrupted is finished by the next daemon, as the job that it was.
+/// A backup, restore or delete that the next daemon goes on with keeps its job's number.
 #[test]
 fn a_killed_backup_goes_on_under_its_number() {
     let volumes = file_system::small_folder(Kind::Xfs, 512 << 20);
@@ -199,7 +201,8 @@ fn a_killed_backup_goes_on_under_its_number() {
     assert_eq!(states, expected);
 }
 
-/// What nobody can go on with has failed, and its job says so after the restart.
+/// Another job that was unfinished becomes `failed` ("the daemon ended while the job ran"), or `done` if its work was
+/// complete.
 #[test]
 fn a_killed_backup_without_a_snapshot_has_failed_and_so_has_its_job() {
     let volumes = file_system::small_folder(Kind::Ext4, 128 << 20);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::bytes::{Numbers, pattern};
 use crate::support::daemon::until;
-use crate::world::{MIB, World, changed, with_hole};
+use crate::world::{MIB, World, changed, everywhere, with_hole};
 
 /// How often the daemon is killed; `AMBERFS_KILLS` asks for more.
 fn kills() -> usize {
@@ -120,4 +120,31 @@ fn check(world: &World, expected: &mut BTreeMap<String, Vec<u8>>, states: &[Vec<
     if world.is_rbd() {
         assert!(world.snapshots("v").contains(&"foreign".to_owned()));
     }
+}
+
+/// A backup, restore or delete that the next daemon goes on with keeps its job's number.
+#[test]
+fn a_killed_restore_ends_well_as_the_job_that_it_was() {
+    everywhere(|world| {
+        let bytes = with_hole(7, 384 * MIB);
+        world.fill("v", &bytes);
+        let id = world.backup("v", "");
+        let job = world.daemon.accepted("restore", &format!("{id} --name {}\n", world.name("r")), "job");
+        until("the volume to fill", || {
+            let job = world.daemon.job(&job);
+            assert_ne!(job["state"], "done", "it was restored too fast to be killed");
+            (job["bytes_done"] != 0).then_some(())
+        });
+        world.daemon.kill();
+        world.daemon.serve();
+        world.daemon.done(&job);
+        assert!(world.bytes("r").unwrap() == bytes);
+        assert_eq!(world.daemon.info(&id)["status"], "available");
+        assert_eq!(world.volumes(), [world.name("r"), world.name("v")].map(|name| file_name(world, name)));
+    });
+}
+
+/// A restored volume in a directory is `NAME.raw`.
+fn file_name(world: &World, name: String) -> String {
+    if name == world.name("r") && !world.is_rbd() { format!("{name}.raw") } else { name }
 }

@@ -120,17 +120,19 @@ impl World {
         match &self.kind {
             Kind::Files(_) => fill_file(&self.path(name), bytes),
             #[cfg(feature = "rbd")]
-            Kind::Images { driver, .. } => {
+            Kind::Images { driver, cluster } => {
                 let mut driver = driver.lock().unwrap();
                 let name = self.name(name);
-                let list = driver.run(json!({"op": "list"}));
-                if list["ok"].as_array().unwrap().iter().any(|listed| *listed == name.as_str()) {
-                    driver.run(json!({"op": "resize", "name": name, "size": bytes.len()}));
-                } else {
-                    driver.create(&name, bytes.len() as u64);
-                }
                 let file = tempfile::NamedTempFile::new().unwrap();
                 fs::write(file.path(), bytes).unwrap();
+                let list = driver.run(json!({"op": "list"}));
+                if !list["ok"].as_array().unwrap().iter().any(|listed| *listed == name.as_str()) {
+                    let features = "layering,exclusive-lock,object-map,fast-diff,deep-flatten";
+                    let path = file.path().to_str().unwrap();
+                    cluster.rbd(&["import", "--no-progress", "--image-feature", features, path, &name]);
+                    return;
+                }
+                driver.run(json!({"op": "resize", "name": name, "size": bytes.len()}));
                 driver.run(json!({"op": "write_file", "name": name, "path": file.path()}));
                 driver.run(json!({"op": "close", "name": name}));
             }
