@@ -19,6 +19,7 @@ mod refusal;
 mod restore;
 mod select;
 mod set;
+mod stored;
 mod zeros;
 
 use std::collections::BTreeMap;

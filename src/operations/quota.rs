@@ -14,8 +14,6 @@ pub struct BackupUse {
     pub count: u64,
     /// Sizes of the volumes, each rounded up.
     pub gigabytes: u64,
-    /// What the backups added to the repository, after deduplication and compression.
-    pub stored_bytes: u64,
 }
 
 /// What the volumes in a project's sources use, those included that running restores are about to make.
@@ -42,7 +40,7 @@ impl Operations {
 
     /// Refuses several backups that together would go over the limits of their project.
     pub(super) fn check_backups_quota(&self, project: &Project, sizes_bytes: &[u64]) -> Result<(), Refusal> {
-        let BackupUse { count, gigabytes, .. } = self.backup_use(&project.name);
+        let BackupUse { count, gigabytes } = self.backup_use(&project.name);
         if exceeds(project.quota.backups, count + sizes_bytes.len() as u64) {
             let sentence = format!("Maximum number of backups allowed ({}) exceeded", project.quota.backups);
             return Err(Refusal::new(RefusalKind::VolumeBackupLimitExceeded, sentence));
@@ -65,7 +63,6 @@ impl Operations {
         own.fold(BackupUse::default(), |used, record| BackupUse {
             count: used.count + 1,
             gigabytes: used.gigabytes + gib_rounded_up(record.size_bytes),
-            stored_bytes: used.stored_bytes + record.stored_bytes,
         })
     }
 

@@ -100,6 +100,12 @@ impl ChunkStore {
         Ok(self.trusted_pack(id)?.is_some())
     }
 
+    /// Returns how many bytes a chunk takes in its pack; nothing when no pack has it.
+    pub fn stored_length(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {
+        let places = self.index.places(id)?;
+        Ok(places.first().map(|place| place.stored_length.into()))
+    }
+
     /// Returns the bytes of a chunk, whose SHA-256 was checked in this process.
     ///
     /// Several readers of one chunk cause one load. A damaged chunk is an error, unless it is in another pack too.

@@ -12,12 +12,18 @@ use crate::catalog::Project;
 use crate::operations::{BackupUse, Operations, VolumeUse};
 use crate::types::{ProjectName, Timestamp};
 
+/// What is stored changes by jobs, after which it is counted again in any case, and by an import.
+const STORED_FRESH: Duration = Duration::from_secs(10);
+
 /// Counts what projects use, as it is counted when a command is checked.
 pub trait UseCounter: Send + Sync {
     fn backup_use(&self, project: &Project) -> BackupUse;
 
     /// May block until the project's sources answer, or say why one does not.
     fn volume_use(&self, project: &Project) -> Result<VolumeUse, String>;
+
+    /// Reads the manifests of all of the project's backups.
+    fn stored_bytes(&self, project: &Project) -> Result<u64, String>;
 }
 
 impl UseCounter for Operations {
@@ -27,6 +33,10 @@ impl UseCounter for Operations {
 
     fn volume_use(&self, project: &Project) -> Result<VolumeUse, String> {
         self.volume_use(project).map_err(|refusal| refusal.to_string())
+    }
+
+    fn stored_bytes(&self, project: &Project) -> Result<u64, String> {
+        self.stored_bytes(&project.name).map_err(|refusal| refusal.to_string())
     }
 }
 
@@ -39,17 +49,22 @@ pub(super) struct Quotas {
 struct QuotaOf {
     project: Arc<Project>,
     volumes: Arc<Inquiry<VolumeUse>>,
+    stored: Arc<Inquiry<u64>>,
 }
 
 impl Quotas {
     pub(super) fn new(projects: &[Project], counter: Arc<dyn UseCounter>, times: ListingTimes) -> Self {
         let quota_of = |project: &Project| {
             let project = Arc::new(project.clone());
-            let (counter, counted) = (Arc::clone(&counter), Arc::clone(&project));
-            let count = move || counter.volume_use(&counted);
+            let (uses, counted) = (Arc::clone(&counter), Arc::clone(&project));
+            let count = move || uses.volume_use(&counted);
             let subject = format!("the use of volumes by project {}", project.name);
             let volumes = Inquiry::new(subject, times.deadline, count);
-            (project.name.clone(), QuotaOf { project, volumes })
+            let (counter, counted) = (Arc::clone(&counter), Arc::clone(&project));
+            let count = move || counter.stored_bytes(&counted);
+            let subject = format!("what project {} stores", project.name);
+            let stored = Inquiry::new(subject, times.deadline, count);
+            (project.name.clone(), QuotaOf { project, volumes, stored })
         };
         Self { fresh: times.fresh, projects: projects.iter().map(quota_of).collect(), counter }
     }
@@ -62,10 +77,11 @@ impl Quotas {
     /// Returns what is used now. Of the volumes, what was counted lately, but after `changed_at`; nothing when a source
     /// does not answer. `None` for a project that is not configured.
     pub(super) fn report(&self, name: &ProjectName, changed_at: Option<Timestamp>) -> Option<QuotaReport> {
-        let QuotaOf { project, volumes } = self.projects.get(name)?;
+        let QuotaOf { project, volumes, stored } = self.projects.get(name)?;
         let backups = self.counter.backup_use(project);
         let known = volumes.known(Wanted { age_max: self.fresh, after: changed_at });
         let volumes = known.answer.filter(|_| known.error.is_none());
+        let stored = stored.known(Wanted { age_max: STORED_FRESH, after: changed_at });
         let quota = project.quota;
         Some(QuotaReport {
             project: name.to_string(),
@@ -73,7 +89,7 @@ impl Quotas {
             backup_gigabytes: Use { limit: quota.backup_gigabytes, used: Some(backups.gigabytes) },
             volumes: Use { limit: quota.volumes, used: volumes.map(|volumes| volumes.count) },
             gigabytes: Use { limit: quota.gigabytes, used: volumes.map(|volumes| volumes.gigabytes) },
-            stored_bytes: backups.stored_bytes,
+            stored_bytes: stored.answer.filter(|_| stored.error.is_none()),
         })
     }
 }
@@ -85,7 +101,8 @@ pub(super) struct QuotaReport {
     backup_gigabytes: Use,
     volumes: Use,
     gigabytes: Use,
-    stored_bytes: u64,
+    /// `None` when it is not known.
+    stored_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]

@@ -78,3 +78,30 @@ fn a_restore_over_the_quota_of_volumes_is_refused() {
         world.daemon.restore(&format!("{id} --to {} --force", world.volume("second")));
     }
 }
+
+/// `stored_bytes` in `quotas/PROJECT` is what the project's backups take in the repository: each chunk that one of them
+/// needs, once, compressed, and the manifests.
+#[test]
+fn what_is_stored_is_counted_once_and_for_as_long_as_somebody_needs_it() {
+    let world = World::files("");
+    let stored = || {
+        let quota = std::fs::read(world.daemon.mount().join("quotas/default")).unwrap();
+        let quota: serde_json::Value = serde_json::from_slice(&quota).unwrap();
+        quota["stored_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(stored(), 0);
+    let bytes = pattern(3, 3 * MIB);
+    world.fill("v", &bytes);
+    let full = world.backup("v", "");
+    let after_full = stored();
+    let size = bytes.len() as u64;
+    assert!((size / 2..size + 100_000).contains(&after_full), "{after_full}");
+    world.fill("copy", &bytes);
+    world.backup("copy", "");
+    let manifest = 100_000;
+    assert!(stored() - after_full < manifest, "the same chunks are counted once");
+    let incremental = world.backup("v", "--incremental");
+    world.flatten(&incremental);
+    world.delete(&[&full]);
+    assert!(stored() >= after_full, "others need the chunks of the deleted backup");
+}
