@@ -55,6 +55,8 @@ const DELETED: &str = "deleted";
 pub struct Catalog {
     objects: Arc<dyn ObjectStore>,
     backups: RwLock<Backups>,
+    /// Backups whose records could not be read at the start: what they lean on is not known.
+    unreadable: Vec<BackupId>,
     /// Serialises changes: read, modify, write durably, show.
     changing: Mutex<()>,
     /// Told of each new state when it is durable and before anybody sees it.
@@ -102,12 +104,13 @@ impl Backups {
 impl Catalog {
     /// Reads all records. One that cannot be read is reported and left out; the others are not affected.
     pub fn load(objects: Arc<dyn ObjectStore>) -> Result<Self, CatalogError> {
-        let mut backups = Backups::default();
+        let (mut backups, mut unreadable) = (Backups::default(), Vec::new());
         for ObjectEntry { name, .. } in objects.list(ObjectKind::Record)? {
             let ObjectName::Record(id) = name else { continue };
             match read_record(objects.as_ref(), id) {
                 Ok(record) => backups.insert(Arc::new(record)),
                 Err(error) => {
+                    unreadable.push(id);
                     let cause =
                         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::error!(backup = %id, cause, "{error}: the backup is not shown");
@@ -115,7 +118,7 @@ impl Catalog {
             }
         }
         let (backups, changing) = (RwLock::new(backups), Mutex::new(()));
-        Ok(Self { objects, backups, changing, observer: OnceLock::new() })
+        Ok(Self { objects, backups, unreadable, changing, observer: OnceLock::new() })
     }
 
     /// Sets who is told of each change of a backup's state from now on. The first one stays.
@@ -130,6 +133,11 @@ impl Catalog {
 
     pub fn get(&self, id: BackupId) -> Option<Arc<BackupRecord>> {
         self.read().by_id.get(&id).cloned()
+    }
+
+    /// Returns the backups whose records could not be read at the start.
+    pub fn unreadable(&self) -> &[BackupId] {
+        &self.unreadable
     }
 
     /// Returns all backups, in the order of their ids.

@@ -1,7 +1,6 @@
 //! `amberfs backup create`, `show` and `restore`.
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
 use super::error::CliError;
 use super::fields::BACKUP_FIELDS;
@@ -67,11 +66,6 @@ pub struct BackupRestoreArgs {
     #[command(flatten)]
     command: control::RestoreArgs,
 
-    /// The same as --to, as OpenStack has it
-    #[arg(value_name = "VOLUME", value_parser = NonEmptyStringValueParser::new(),
-          conflicts_with_all = ["to", "name", "source", "volume_type"])]
-    volume: Option<String>,
-
     /// Return as soon as the restore is accepted
     #[arg(long)]
     no_wait: bool,
@@ -97,8 +91,7 @@ pub fn show(mounted: &Mounted, args: &BackupShowArgs) -> Result<(), CliError> {
 }
 
 pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliError> {
-    let BackupRestoreArgs { mut command, volume, no_wait, output } = args;
-    command.to = command.to.or(volume);
+    let BackupRestoreArgs { command, no_wait, output } = args;
     let accepted = mounted.send_one(Command::Restore(command))?;
     wait::finish(mounted, &accepted, no_wait)?;
     let job = mounted.job(accepted.value("job").unwrap_or_default())?;

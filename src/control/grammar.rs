@@ -55,6 +55,11 @@ pub struct RestoreArgs {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub backup: String,
 
+    /// The same as --to VOLUME, as OpenStack has it
+    #[arg(value_parser = NonEmptyStringValueParser::new(),
+          conflicts_with_all = ["to", "name", "source", "volume_type"])]
+    pub volume: Option<String>,
+
     /// Overwrite this existing volume (needs --force); without it a new volume is made
     #[arg(long, value_name = "VOLUME", value_parser = NonEmptyStringValueParser::new(),
           conflicts_with_all = ["name", "source", "volume_type"])]

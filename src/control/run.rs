@@ -157,7 +157,7 @@ fn backup_request(args: &BackupArgs) -> BackupRequest {
 fn restore_request(args: &RestoreArgs) -> RestoreRequest {
     RestoreRequest {
         backup: args.backup.clone(),
-        to: args.to.clone(),
+        to: args.to.clone().or_else(|| args.volume.clone()),
         name: args.name.clone(),
         source: args.source.clone(),
         volume_type: args.volume_type.clone(),
@@ -200,16 +200,15 @@ fn at_line(number: usize, refusal: &Refusal) -> Refusal {
 }
 
 fn after_accepting(accepted: &[Accepted], refusal: &Refusal) -> Refusal {
-    let jobs: Vec<&str> = accepted.iter().filter_map(|one| one.value("job")).collect();
-    if jobs.is_empty() {
+    if accepted.is_empty() {
         return refusal.clone();
     }
-    let sentence = format!(
-        "command {}: {}; those before it were accepted as jobs {}",
-        accepted.len() + 1,
-        refusal.sentence,
-        jobs.join(", ")
-    );
+    let jobs: Vec<&str> = accepted.iter().filter_map(|one| one.value("job")).collect();
+    let how = match jobs.is_empty() {
+        true => "were done".to_owned(),
+        false => format!("were accepted as jobs {}", jobs.join(", ")),
+    };
+    let sentence = format!("command {}: {}; those before it {how}", accepted.len() + 1, refusal.sentence);
     Refusal::new(refusal.kind, sentence)
 }
 

@@ -24,7 +24,7 @@ pub(super) fn of_restore(args: &RestoreArgs) -> Vec<String> {
     words.option("--type", args.volume_type.as_deref());
     words.option("--size", args.size.map(|size| size.to_string()).as_deref());
     words.flag("--force", args.force);
-    words.finish([&args.backup])
+    words.finish([&args.backup].into_iter().chain(&args.volume))
 }
 
 pub(super) fn of_delete(args: &DeleteArgs) -> Vec<String> {

@@ -64,7 +64,12 @@ impl Image {
         chain: &[ManifestReference],
     ) -> Result<Self, StoreError> {
         // Before they are opened: from here on none of them is removed.
-        let in_use = caches.uses.begin(chain.iter().map(|manifest| manifest.id).collect());
+        let newest = chain.first().map(|manifest| manifest.id);
+        let Some(in_use) = caches.uses.begin(chain.iter().map(|manifest| manifest.id).collect()) else {
+            let why = "its backup, or one below it, has just been deleted or flattened".to_owned();
+            let id = newest.unwrap_or_else(ManifestId::random);
+            return Err(StoreError::ManifestCorrupt { id, why });
+        };
         let open = |reference| {
             let objects: Arc<dyn ObjectStore> = Arc::clone(store.objects());
             ManifestReader::open(objects, Arc::clone(&caches.pages), reference)

@@ -1,7 +1,7 @@
 //! Which manifests open images read. A manifest that is not wanted any more is removed when the last image that
 //! reads it is closed: what is open stays readable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::types::ManifestId;
@@ -17,6 +17,8 @@ pub(super) struct ManifestUses {
 #[derive(Default)]
 struct State {
     readers: HashMap<ManifestId, usize>,
+    /// Being removed right now: nobody begins to read them any more.
+    going: HashSet<ManifestId>,
     waiting: Vec<Waiting>,
 }
 
@@ -32,13 +34,17 @@ pub(super) struct ManifestUse {
 }
 
 impl ManifestUses {
-    pub(super) fn begin(self: &Arc<Self>, manifests: Vec<ManifestId>) -> ManifestUse {
+    /// Keeps the manifests from being removed; `None` when one of them is going already.
+    pub(super) fn begin(self: &Arc<Self>, manifests: Vec<ManifestId>) -> Option<ManifestUse> {
         let mut state = self.lock();
+        if manifests.iter().any(|manifest| state.going.contains(manifest)) {
+            return None;
+        }
         for manifest in &manifests {
             *state.readers.entry(*manifest).or_default() += 1;
         }
         drop(state);
-        ManifestUse { uses: Arc::clone(self), manifests }
+        Some(ManifestUse { uses: Arc::clone(self), manifests })
     }
 
     /// Runs `action` when none of the manifests is read any more: at once, or when the last image is closed.
@@ -48,8 +54,15 @@ impl ManifestUses {
             state.waiting.push(Waiting { manifests, action });
             return;
         }
+        state.going.extend(&manifests);
         drop(state);
+        self.finish(Waiting { manifests, action });
+    }
+
+    fn finish(&self, Waiting { manifests, action }: Waiting) {
         action();
+        let mut state = self.lock();
+        state.going.retain(|manifest| !manifests.contains(manifest));
     }
 
     fn end(&self, manifests: &[ManifestId]) {
@@ -62,14 +75,13 @@ impl ManifestUses {
                 }
             }
         }
-        let State { readers, waiting } = &mut *state;
+        let State { readers, waiting, going } = &mut *state;
         let is_unused =
             |waiting: &mut Waiting| !waiting.manifests.iter().any(|manifest| readers.contains_key(manifest));
         let due: Vec<Waiting> = waiting.extract_if(.., is_unused).collect();
+        going.extend(due.iter().flat_map(|waiting| &waiting.manifests));
         drop(state);
-        for Waiting { action, .. } in due {
-            action();
-        }
+        due.into_iter().for_each(|waiting| self.finish(waiting));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -100,8 +112,8 @@ mod tests {
             }) as WhenUnused
         };
         let (one, other) = (ManifestId::random(), ManifestId::random());
-        let first = uses.begin(vec![one, other]);
-        let second = uses.begin(vec![other]);
+        let first = uses.begin(vec![one, other]).unwrap();
+        let second = uses.begin(vec![other]).unwrap();
         uses.when_unused(vec![ManifestId::random()], count());
         assert_eq!(removed.load(Ordering::Relaxed), 1, "nobody reads it");
         uses.when_unused(vec![one, other], count());

@@ -19,8 +19,11 @@ impl Operations {
         match end {
             JobEnd::Failed(refusal) => self.fail_backup(&record, refusal.to_string()),
             JobEnd::Stopped(Stop::Cancelled) => {
-                self.remove_own_snapshot(&record);
-                self.forget_backup(id);
+                if self.remove_own_snapshot(&record) {
+                    self.forget_backup(id);
+                } else {
+                    self.forget_later(id);
+                }
             }
             JobEnd::Stopped(Stop::Shutdown) if record.snapshot.is_some() => {
                 // Its snapshot outlives us: the next start goes on with it.
@@ -57,29 +60,43 @@ impl Operations {
         }
     }
 
-    fn remove_own_snapshot(&self, record: &BackupRecord) {
-        let Some(reference) = record.snapshot.as_ref().filter(|snapshot| snapshot.ours) else { return };
-        if let Some(source) = self.sources.get(&record.source) {
-            self.remove_snapshot(source.as_ref(), &record.volume_name, reference);
+    /// Takes a backup that is not to be out of sight. Its record says that there is a snapshot to be removed: the next
+    /// start does that.
+    fn forget_later(&self, id: BackupId) {
+        let catalog = self.repository.catalog();
+        match catalog.update(id, |record| record.status = BackupStatus::Deleting) {
+            Ok(_) => catalog.hide(id),
+            Err(error) => {
+                tracing::error!(backup = %id, error = sentence(&error), "the record of a cancelled backup cannot be changed");
+            }
         }
     }
 
-    /// Removes a snapshot of ours; a failure is told and otherwise harmless, the next backup tries again.
+    /// Returns whether there is none any more.
+    fn remove_own_snapshot(&self, record: &BackupRecord) -> bool {
+        let Some(reference) = record.snapshot.as_ref().filter(|snapshot| snapshot.ours) else { return true };
+        let source = self.sources.get(&record.source);
+        source.is_none_or(|source| self.remove_snapshot(source.as_ref(), &record.volume_name, reference))
+    }
+
+    /// Removes a snapshot of ours and says whether it is gone; a failure is told and otherwise harmless, the next backup tries again.
     pub(super) fn remove_snapshot(
         &self,
         source: &dyn Source,
         volume: &VolumeName,
         snapshot: &SnapshotReference,
-    ) {
+    ) -> bool {
         let info = SnapshotInfo {
             name: snapshot.name.clone(),
             id: snapshot.id,
             created_at: snapshot.created_at.to_system_time(),
             size_bytes: snapshot.size_bytes,
         };
-        if let Err(error) = source.remove_snapshot(volume, &info) {
-            tracing::warn!(volume = %volume, snapshot = %info.name, error = sentence(&error), "a snapshot cannot be removed");
+        let removed = source.remove_snapshot(volume, &info);
+        if let Err(error) = &removed {
+            tracing::warn!(volume = %volume, snapshot = %info.name, error = sentence(error), "a snapshot cannot be removed");
         }
+        removed.is_ok()
     }
 
     /// Removes the snapshots of a backup's volume that nobody needs any more.
@@ -113,18 +130,22 @@ impl Operations {
 
     /// Returns the names of our snapshots that have to stay on a volume.
     fn needed_snapshots(&self, of: &BackupRecord, source: &dyn Source) -> HashSet<SnapshotName> {
-        let records = self.repository.catalog().of_volume_id(&of.source, &of.volume_id);
+        let catalog = self.repository.catalog();
+        // Another volume may have the name by now, and its backups need what is on it.
+        let mut records = catalog.of_volume_id(&of.source, &of.volume_id);
+        records.extend(catalog.of_volume(&of.source, &of.volume_name));
+        records.sort_by_key(|record| (record.data_timestamp, record.id));
         let creating = records.iter().filter(|record| record.status == BackupStatus::Creating);
         let mut needed: HashSet<_> =
             creating.clone().filter_map(|record| self.snapshot_name(record.id).ok()).collect();
         // The source is asked what changed since the parent's, for as long as the backup is being made.
-        let parents = creating.filter_map(|record| self.repository.catalog().get(record.parent_id?));
+        let parents = creating.filter_map(|record| catalog.get(record.parent_id?));
         needed.extend(parents.filter_map(|parent| Some(parent.snapshot.as_ref()?.name.clone())));
         if source.tracks_changes() {
             let mut projects = HashSet::new();
             // Newest first: the first one of each project is the parent of the project's next incremental.
             for record in records.iter().rev().filter(|record| record.status.is_readable()) {
-                if projects.insert(&record.project) {
+                if projects.insert((&record.project, &record.volume_id)) {
                     needed.extend(record.snapshot.iter().map(|snapshot| snapshot.name.clone()));
                 }
             }

@@ -30,6 +30,7 @@ impl Operations {
 
     fn first_missing(&self, image: &Image) -> Result<Option<(ByteRange, ChunkId)>, Refusal> {
         let store = self.repository.store();
+        store.look_again();
         let mut last = None;
         let mut from = 0;
         while let Some(data) = image.next_data(from)? {

@@ -13,6 +13,9 @@ use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot, Stop};
 use crate::source::SourceError;
 use crate::types::{BackupId, Refusal, RefusalKind};
 
+/// A bound for records that somebody else wrote.
+const CHAIN_LENGTH_MAX: usize = 100_000;
+
 /// So many of the backups that lean on another are named.
 const DEPENDENTS_NAMED: usize = 5;
 
@@ -55,6 +58,11 @@ impl Operations {
         requester: &Requester,
         requests: &[DeleteRequest],
     ) -> Result<(Vec<Arc<BackupRecord>>, Vec<BackupId>), Refusal> {
+        if let Some(id) = self.repository.catalog().unreadable().first() {
+            return Err(invalid_state(format!(
+                "the record of backup {id} cannot be read, so that what it leans on is not known; repair records/{id}, or move it out of the repository, and start the daemon again"
+            )));
+        }
         let select = |request: &DeleteRequest| self.select_backup(requester, &request.backup);
         let selected = requests.iter().map(select).collect::<Result<Vec<_>, _>>()?;
         let going: HashSet<BackupId> = selected.iter().map(|record| record.id).collect();
@@ -71,8 +79,10 @@ impl Operations {
     /// Orders backups so that each comes before the one it leans on.
     pub(super) fn dependents_first(&self, mut records: Vec<Arc<BackupRecord>>) -> Vec<Arc<BackupRecord>> {
         let catalog = self.repository.catalog();
-        // One whose chain is not whole has nothing below it that could be among them.
-        let depth = |record: &Arc<BackupRecord>| catalog.chain(record.id).map_or(0, |chain| chain.len());
+        let depth = |record: &Arc<BackupRecord>| {
+            let parent = |record: &Arc<BackupRecord>| catalog.get(record.parent_id?);
+            std::iter::successors(Some(Arc::clone(record)), parent).take(CHAIN_LENGTH_MAX).count()
+        };
         records.sort_by_cached_key(|record| std::cmp::Reverse(depth(record)));
         records
     }
@@ -121,9 +131,10 @@ impl Operations {
             project: record.project.to_string(),
         };
         let before = match record.status {
-            BackupStatus::Error | BackupStatus::ErrorDeleting => record.status,
-            _ if record.manifest.is_some() => BackupStatus::Available,
-            _ => BackupStatus::Error,
+            // Of one that an earlier process began to delete, some may be gone already.
+            BackupStatus::Deleting => BackupStatus::ErrorDeleting,
+            BackupStatus::Restoring => BackupStatus::Available,
+            status => status,
         };
         Ok((subject, DeleteJob { operations: Arc::clone(self), id: record.id, before, ended: false }))
     }
@@ -135,6 +146,9 @@ impl Operations {
                     "backup {id} has just become {}; try again",
                     record.status
                 )));
+            }
+            if record.protected && before != BackupStatus::Deleting {
+                return Err(is_protected(id));
             }
             record.status = BackupStatus::Deleting;
             record.fail_reason = None;
@@ -189,9 +203,6 @@ impl Operations {
             tracing::warn!(backup = %record.id, source = %record.source, "the source of a deleted backup is not configured: a snapshot of ours may be left there");
             return Ok(());
         };
-        if !source.tracks_changes() {
-            return Ok(());
-        }
         match source.volume(&record.volume_name) {
             Ok(_) => self.clean_up_snapshots(record),
             Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => Ok(()),
@@ -203,8 +214,7 @@ impl Operations {
 fn check_state(record: &BackupRecord, force: bool) -> Result<(), Refusal> {
     let id = record.id;
     if record.protected {
-        let sentence = format!("backup {id} is protected; `amberfs backup set --no-protect {id}` first");
-        return Err(invalid_state(sentence));
+        return Err(is_protected(id));
     }
     match record.status {
         BackupStatus::Available | BackupStatus::Error | BackupStatus::ErrorDeleting => Ok(()),
@@ -215,6 +225,10 @@ fn check_state(record: &BackupRecord, force: bool) -> Result<(), Refusal> {
         ))),
         BackupStatus::Deleting => Err(invalid_state(format!("backup {id} is being deleted already"))),
     }
+}
+
+fn is_protected(id: BackupId) -> Refusal {
+    invalid_state(format!("backup {id} is protected; `amberfs backup set --no-protect {id}` first"))
 }
 
 fn invalid_state(sentence: String) -> Refusal {

@@ -60,15 +60,17 @@ impl Operations {
         let image = self.repository.image(id).map_err(Refusal::from)?;
         control.set_total(image.size_bytes());
         let manifest = self.write_flat_manifest(&record, &image, control)?;
-        let published = self.publish_flat(&record, &manifest, &image);
-        if published.is_err() {
-            // Nobody has seen it.
+        let verified = self.verify_flat(&manifest, &image);
+        if verified.is_err() {
+            // No record names it, and none is going to.
             if let Err(error) = self.repository.objects().remove(ObjectName::Manifest(manifest.id)) {
                 tracing::warn!(manifest = %manifest.id, %error, "a manifest that is not needed cannot be removed");
             }
         }
         drop(image);
-        published?;
+        verified?;
+        // From here on the manifest stays whatever happens: a record whose change failed may name it all the same.
+        self.publish_flat(&record, &manifest)?;
         self.remove_retired_manifests(&*self.record(id)?);
         Ok(())
     }
@@ -99,13 +101,8 @@ impl Operations {
         Ok(manifest.finish(&about).map_err(Refusal::from)?)
     }
 
-    /// Compares the new manifest, as it is read back, with the image, and puts it in the place of the chain.
-    fn publish_flat(
-        &self,
-        before: &BackupRecord,
-        manifest: &ManifestReference,
-        image: &Image,
-    ) -> Result<(), Refusal> {
+    /// Compares the new manifest, as it is read back, with the image.
+    fn verify_flat(&self, manifest: &ManifestReference, image: &Image) -> Result<(), Refusal> {
         let flat = self.repository.open_image(std::slice::from_ref(manifest))?;
         if let Some(range) = first_difference(image, &flat)? {
             let sentence = format!(
@@ -113,6 +110,11 @@ impl Operations {
             );
             return Err(Refusal::new(RefusalKind::Failed, sentence));
         }
+        Ok(())
+    }
+
+    /// Puts the new manifest in the place of the chain.
+    fn publish_flat(&self, before: &BackupRecord, manifest: &ManifestReference) -> Result<(), Refusal> {
         self.repository.catalog().try_update(before.id, |record| {
             // It may be being restored by now: that reads the same bytes.
             if !record.status.is_readable() || !record.is_incremental() {

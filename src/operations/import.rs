@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use super::access::not_authorized;
+use super::backup::check_texts;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
-use crate::types::{BackupId, Refusal, RefusalKind};
+use crate::types::{BackupId, ByteRange, Refusal, RefusalKind};
 
 impl Operations {
     /// Adds backups by their records, parents first, and returns their ids in the order of the records.
@@ -53,6 +54,8 @@ impl Operations {
             if !ids.insert(id) {
                 return Err(invalid(format!("backup {id} is there twice")));
             }
+            check_texts(record.name.as_deref(), record.description.as_deref(), &record.properties)
+                .map_err(|refusal| invalid(format!("the record of backup {id}: {}", refusal.sentence)))?;
             if record.manifest.is_none() {
                 return Err(invalid(format!("backup {id} was not finished when its record was exported")));
             }
@@ -60,9 +63,13 @@ impl Operations {
         }
         for record in &records {
             let parent = record.parent_id.filter(|parent| !ids.contains(parent));
-            if let Some(parent) = parent.filter(|parent| catalog.get(*parent).is_none()) {
+            let is_going = |parent: &BackupRecord| {
+                matches!(parent.status, BackupStatus::Deleting | BackupStatus::ErrorDeleting)
+            };
+            let stays = |parent: &BackupId| catalog.get(*parent).is_some_and(|parent| !is_going(&parent));
+            if let Some(parent) = parent.filter(|parent| !stays(parent)) {
                 return Err(invalid(format!(
-                    "backup {} leans on backup {parent}, which is not there; import that one too",
+                    "backup {} leans on backup {parent}, which is not there or being deleted; import that one too",
                     record.id
                 )));
             }
@@ -97,11 +104,16 @@ impl Operations {
                 "the record of backup {id} was altered: its manifest says otherwise"
             )));
         }
+        let allocated_bytes = image.allocated_bytes(ByteRange::new(0, image.size_bytes()))?;
         self.repository.catalog().insert(BackupRecord {
             // Whatever was being done with it when it was exported is not being done here.
             status: BackupStatus::Available,
             fail_reason: None,
             restore_target: None,
+            // Nobody here has verified it.
+            image_sha256: None,
+            last_verified_at: None,
+            allocated_bytes,
             // What is removed here is never what a text from outside names.
             retired_manifests: Vec::new(),
             ..record

@@ -83,6 +83,8 @@ pub struct Operations {
     budget: Budget,
     /// Held from the check of a quota until what was checked is in the catalog.
     accepting: Mutex<()>,
+    /// Held from the count of a project's volumes until what was counted for is in `targets`. Taken before `accepting`.
+    counting_volumes: Mutex<()>,
     /// Names that running restores will give to volumes.
     targets: Mutex<Targets>,
     shutting_down: AtomicBool,
@@ -105,6 +107,7 @@ impl Operations {
             options,
             budget,
             accepting: Mutex::new(()),
+            counting_volumes: Mutex::new(()),
             targets: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             recovering: Mutex::new(None),

@@ -46,14 +46,25 @@ impl Operations {
             return Err(Refusal::new(RefusalKind::VolumeBackupLimitExceeded, sentence));
         }
         let requested: u64 = sizes_bytes.iter().map(|bytes| gib_rounded_up(*bytes)).sum();
-        if exceeds(project.quota.backup_gigabytes, gigabytes + requested) {
-            let sentence = format!(
-                "Requested backup exceeds allowed Backup gigabytes quota. Requested {requested}G, quota is {}G and {gigabytes}G has been consumed.",
-                project.quota.backup_gigabytes
-            );
-            return Err(Refusal::new(RefusalKind::VolumeBackupSizeExceedsAvailableQuota, sentence));
+        match exceeds(project.quota.backup_gigabytes, gigabytes + requested) {
+            true => Err(too_many_backup_gigabytes(project, requested, gigabytes)),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Refuses a backup that is counted already, and turns out to be larger by some gigabytes.
+    pub(super) fn check_backup_growth(
+        &self,
+        project: &Project,
+        more: u64,
+        size_bytes: u64,
+    ) -> Result<(), Refusal> {
+        let gigabytes = self.backup_use(&project.name).gigabytes;
+        let requested = gib_rounded_up(size_bytes);
+        match exceeds(project.quota.backup_gigabytes, gigabytes + more) {
+            true => Err(too_many_backup_gigabytes(project, requested, gigabytes + more - requested)),
+            false => Ok(()),
+        }
     }
 
     /// Counts the backups of a project, in whatever state they are.
@@ -127,11 +138,19 @@ impl Operations {
 /// Returns a volume's size in bytes. One that was removed since the listing uses nothing, nor does one that cannot be made
 /// sense of: it must not stop all restores.
 fn size_of(source: &dyn Source, name: &VolumeName) -> Result<u64, SourceError> {
-    match source.volume(name) {
-        Ok(volume) => Ok(volume.size_bytes),
+    match source.size_bytes(name) {
+        Ok(bytes) => Ok(bytes),
         Err(error @ SourceError::Unavailable { .. }) => Err(error),
         Err(_) => Ok(0),
     }
+}
+
+fn too_many_backup_gigabytes(project: &Project, requested: u64, consumed: u64) -> Refusal {
+    let sentence = format!(
+        "Requested backup exceeds allowed Backup gigabytes quota. Requested {requested}G, quota is {}G and {consumed}G has been consumed.",
+        project.quota.backup_gigabytes
+    );
+    Refusal::new(RefusalKind::VolumeBackupSizeExceedsAvailableQuota, sentence)
 }
 
 /// A negative limit is none.

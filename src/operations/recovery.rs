@@ -24,13 +24,20 @@ impl Operations {
             match record.status {
                 BackupStatus::Creating => self.resume_backup(&record),
                 BackupStatus::Restoring => {
+                    self.remove_retired_manifests(&record);
                     if let Err(refusal) = self.resume_restore(&record) {
                         tracing::warn!(backup = %record.id, reason = refusal.sentence, "an interrupted restore is given up");
                         given_up.push(record.id);
                     }
                 }
                 BackupStatus::Deleting => deleting.push(record),
-                _ => self.remove_retired_manifests(&record),
+                _ => {
+                    self.remove_retired_manifests(&record);
+                    // Its source did not answer when the volume of its restore was to go.
+                    if record.restore_target.is_some() {
+                        given_up.push(record.id);
+                    }
+                }
             }
         }
         for record in self.dependents_first(deleting) {
@@ -41,11 +48,12 @@ impl Operations {
         let operations = Arc::clone(self);
         // A source may take its time to answer, or not answer at all.
         std::thread::spawn(move || {
+            // First: whoever waits for one of them must not wait for a source.
+            operations.end_unresumed_jobs();
             for id in given_up {
                 operations.give_up_restore(id);
             }
             operations.remove_stray_snapshots();
-            operations.end_unresumed_jobs();
             drop(operations);
             drop::<Sender<()>>(running);
         });
@@ -93,9 +101,11 @@ impl Operations {
     fn remove_stray_snapshots(&self) {
         let mut volumes = HashSet::new();
         for record in self.repository.catalog().all() {
-            let tracked = self.sources.get(&record.source).is_some_and(|source| source.tracks_changes());
-            let volume = (record.source.clone(), record.volume_id.clone());
-            if tracked && !self.is_shutting_down() && volumes.insert(volume) {
+            let volume = (record.source.clone(), record.volume_name.clone());
+            if self.sources.get(&record.source).is_some()
+                && !self.is_shutting_down()
+                && volumes.insert(volume)
+            {
                 self.clean_up_snapshots_of(record.id);
             }
         }

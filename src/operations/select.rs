@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::access::not_authorized;
 use super::{Operations, Requester};
 use crate::source::{Source, SourceError, VolumeInfo};
-use crate::types::{Refusal, RefusalKind, VolumeName};
+use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
 
 /// A volume and where it lives.
 pub struct VolumeSelection {
@@ -27,7 +27,10 @@ impl Operations {
                 )));
             }
             match source.volume(&name) {
-                Ok(volume) => return Ok(VolumeSelection { source: Arc::clone(source), volume }),
+                Ok(volume) if self.may_use(requester, source.name(), &name) => {
+                    return Ok(VolumeSelection { source: Arc::clone(source), volume });
+                }
+                Ok(_) => return Err(self.no_such_volume(requester, text)),
                 Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -36,6 +39,9 @@ impl Operations {
         let mut unavailable = None;
         if let Ok(name) = text.parse::<VolumeName>() {
             for source in self.sources_of(requester) {
+                if !self.may_use(requester, source.name(), &name) {
+                    continue;
+                }
                 match source.volume(&name) {
                     Ok(volume) => found.push(VolumeSelection { source: Arc::clone(source), volume }),
                     Err(SourceError::VolumeNotFound { .. } | SourceError::InvalidName { .. }) => {}
@@ -64,6 +70,12 @@ impl Operations {
         }
     }
 
+    /// In a source that several projects share, a volume belongs to those that have backups of it.
+    fn may_use(&self, requester: &Requester, source: &SourceName, volume: &VolumeName) -> bool {
+        let backups = self.repository.catalog().of_volume(source, volume);
+        backups.is_empty() || backups.iter().any(|record| requester.owns(&record.project))
+    }
+
     /// Reads `SOURCE/NAME`.
     pub(super) fn qualified(&self, text: &str) -> Option<(&Arc<dyn Source>, VolumeName)> {
         self.sources.iter().find_map(|source| {
@@ -79,7 +91,8 @@ impl Operations {
             .catalog()
             .all()
             .iter()
-            .filter(|record| record.volume_id.as_str() == text && self.sees_source(requester, &record.source))
+            .filter(|record| record.volume_id.as_str() == text)
+            .filter(|record| requester.owns(&record.project) && self.sees_source(requester, &record.source))
             .map(|record| (record.source.clone(), record.volume_name.clone()))
             .collect();
         names.sort();

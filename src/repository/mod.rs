@@ -181,13 +181,16 @@ impl Repository {
         let mut chain = self.catalog.chain(id)?;
         loop {
             let opened = self.image_of(&chain);
-            if opened.is_ok() {
-                return opened;
-            }
-            // A backup of the chain may have been flattened in between; each time there is less of it.
+            // A backup of the chain may have been flattened in between, and the manifest that it had may have gone
+            // just before the image began to use it. Each time there is less of the chain.
             let now = self.catalog.chain(id)?;
             if now == chain {
                 return opened;
+            }
+            if let Some(newest) = chain.first() {
+                let stale = self.images.lock().unwrap_or_else(PoisonError::into_inner).pop(&newest.id);
+                // Behind the lock: it may be the last one that reads a manifest which is to go.
+                drop(stale);
             }
             chain = now;
         }
@@ -203,7 +206,9 @@ impl Repository {
         let image = Arc::new(self.open_image(chain)?);
         if let Some(newest) = newest {
             images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-            images.put(newest, Arc::clone(&image));
+            let evicted = images.push(newest, Arc::clone(&image));
+            drop(images);
+            drop(evicted);
         }
         Ok(image)
     }

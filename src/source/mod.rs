@@ -145,6 +145,14 @@ pub trait Source: Send + Sync {
     /// Opens an existing volume for writing; `VolumeInUse` when anybody else has it open for writing.
     fn open_volume(&self, name: &VolumeName) -> Result<Box<dyn VolumeWriter>, SourceError>;
 
+    /// Refuses a name that no new volume can have here: `VolumeExists` when it is taken, else `InvalidName`.
+    fn check_new_name(&self, name: &VolumeName) -> Result<(), SourceError>;
+
+    /// Returns the size of a volume, in bytes, without disturbing anybody who uses it.
+    fn size_bytes(&self, name: &VolumeName) -> Result<u64, SourceError> {
+        Ok(self.volume(name)?.size_bytes)
+    }
+
     /// Renames a volume durably; `VolumeExists` when the new name is taken, and then nothing has changed.
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError>;
 

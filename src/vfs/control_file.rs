@@ -46,6 +46,8 @@ pub trait CommandRunner: Send + Sync {
 const PIECE_BYTES_MIN: usize = 4096;
 /// So long may commands be that are written in pieces.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
+/// And so long records that are imported together: after a total loss there may be ten thousand.
+const RECORDS_BYTES_MAX: usize = 16 << 20;
 
 /// Of so many files and users the last answers are kept, and no more than so many bytes of them.
 const ANSWERS_MAX: usize = 256;
@@ -143,10 +145,11 @@ impl OpenControl {
         bytes: &[u8],
     ) -> Result<Written, VfsError> {
         let mut state = lock(&self.state);
-        state.is_too_long |= state.text.len() + bytes.len() > TEXT_BYTES_MAX;
+        let bytes_max = if self.file == "import" { RECORDS_BYTES_MAX } else { TEXT_BYTES_MAX };
+        state.is_too_long |= state.text.len() + bytes.len() > bytes_max;
         if state.is_too_long {
             state.text = Vec::new();
-            return Err(VfsError::CommandsTooLong { bytes_max: TEXT_BYTES_MAX });
+            return Err(VfsError::CommandsTooLong { bytes_max });
         }
         state.text.extend_from_slice(bytes);
         let position = offset.saturating_add(bytes.len() as u64);

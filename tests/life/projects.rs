@@ -129,3 +129,36 @@ fn a_tenant_sees_what_is_his() {
     assert!(!seen.contains(&world.name("v")) && !seen.contains("alices"), "{seen}");
     assert!(!seen.contains(&id), "{seen}");
 }
+
+/// In a source that two projects share, a volume belongs to those that have backups of it: another project's commands do
+/// not find it.
+#[test]
+fn in_a_shared_source_a_volume_is_whose_its_backups_are() {
+    let sections = format!(
+        "[mount]\nallow_other = true\n\
+         [project.alice]\nsources = [\"local\"]\nuid = {ALICE}\ngid = {ALICE}\n\
+         [project.bob]\nsources = [\"local\"]\nuid = {BOB}\ngid = {BOB}\n"
+    );
+    let world = World::files(&sections);
+    fs::set_permissions(world.daemon.folder(), Permissions::from_mode(0o755)).unwrap();
+    let tenants = Tenants { world, _others: tempfile::tempdir().unwrap() };
+    let world = &tenants.world;
+    for name in ["alices", "bobs"] {
+        world.fill(name, &pattern(1, MIB));
+    }
+    for (uid, name) in [(ALICE, "alices"), (BOB, "bobs")] {
+        let answer = tenants.say_as(uid, "backup", &format!("{} --name of-{name}", world.volume(name)));
+        let job = answer.split_whitespace().find_map(|pair| pair.strip_prefix("job="));
+        world.daemon.done(job.unwrap_or_else(|| panic!("{answer}")));
+    }
+    let alices = world.volume("alices");
+    for (file, line, name) in [
+        ("backup", alices.clone(), "VolumeNotFound"),
+        ("backup", world.name("alices"), "VolumeNotFound"),
+        ("restore", format!("of-bobs --to {alices} --force"), "VolumeExists"),
+    ] {
+        let answer = tenants.say_as(BOB, file, &line);
+        assert!(answer.starts_with(&format!("error: {name}: ")), "{file} {line}: {answer}");
+    }
+    assert!(world.bytes("alices").unwrap() == pattern(1, MIB));
+}

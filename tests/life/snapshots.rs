@@ -69,3 +69,30 @@ fn the_parent_of_a_snapshot_is_older_than_the_snapshot() {
     assert!(world.image(&next) == states[2]);
     assert_eq!(world.own_snapshots("v").len(), 1);
 }
+
+/// A volume that was removed and made again under its name is another volume: its first incremental is a full backup, and
+/// deleting a backup of the old one does not touch the snapshots on the new one.
+#[test]
+fn a_volume_made_again_under_its_name_is_another_volume() {
+    let world = World::images("");
+    let old = with_hole(6, 2 * MIB);
+    world.fill("v", &old);
+    let of_old = world.backup("v", "");
+    world.cluster().rbd(&["snap", "purge", "--no-progress", &world.name("v")]);
+    world.client(json!({"op": "close", "name": world.name("v")}));
+    world.cluster().rbd(&["rm", "--no-progress", &world.name("v")]);
+    let new = with_hole(7, 3 * MIB);
+    world.fill("v", &new);
+    let first = world.backup("v", "--incremental");
+    assert_eq!(world.daemon.info(&first)["is_incremental"], false);
+    let base = world.own_snapshots("v");
+    assert_eq!(base.len(), 1);
+    world.delete(&[&of_old]);
+    assert_eq!(world.own_snapshots("v"), base);
+    let mut world = world;
+    world.daemon.stop();
+    world.daemon.serve();
+    let next = world.backup("v", "--incremental");
+    assert_eq!(world.daemon.info(&next)["parent_id"], first.as_str());
+    assert!(world.image(&next) == new && world.image(&first) == new);
+}

@@ -141,8 +141,9 @@ fn a_killed_daemon_goes_on_over_an_existing_volume_and_takes_the_mark_away_at_th
 fn a_restore_that_was_killed_and_then_cancelled_leaves_no_volume() {
     let (cluster, mut daemon, id, _) = killed("killed3", |id| format!("{id} --name killed3-new\n"));
     daemon.serve();
-    daemon.accepted("cancel", "1\n", "job");
-    assert_eq!(daemon.ended("1")["state"], "cancelled");
+    // The restore's, after the backup's.
+    daemon.accepted("cancel", "2\n", "job");
+    assert_eq!(daemon.ended("2")["state"], "cancelled");
     until("the end of the restore", || (daemon.info(&id)["status"] == "available").then_some(()));
     let left: Vec<_> = names(cluster)
         .into_iter()

@@ -166,6 +166,14 @@ impl Source for GatedSource {
         Ok(self.writer(self.inner.open_volume(name)?))
     }
 
+    fn check_new_name(&self, name: &VolumeName) -> Result<(), SourceError> {
+        self.inner.check_new_name(name)
+    }
+
+    fn size_bytes(&self, name: &VolumeName) -> Result<u64, SourceError> {
+        self.inner.size_bytes(name)
+    }
+
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError> {
         self.inner.rename_volume(from, to)
     }

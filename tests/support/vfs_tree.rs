@@ -114,6 +114,10 @@ impl Source for NamedVolumes {
         Err(self.unavailable("names only".to_owned()))
     }
 
+    fn check_new_name(&self, _: &VolumeName) -> Result<(), SourceError> {
+        Err(self.unavailable("names only".to_owned()))
+    }
+
     fn rename_volume(&self, _: &VolumeName, _: &VolumeName) -> Result<(), SourceError> {
         Err(self.unavailable("names only".to_owned()))
     }

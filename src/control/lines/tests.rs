@@ -175,12 +175,14 @@ fn backup_args() -> impl Strategy<Value = BackupArgs> {
 }
 
 fn restore_args() -> impl Strategy<Value = RestoreArgs> {
-    let fresh = (Just(None), optional(), optional(), optional());
-    let existing = (operand().prop_map(Some), Just(None), Just(None), Just(None));
+    let fresh = (Just(None), optional(), optional(), optional(), Just(None));
+    let existing = (operand().prop_map(Some), Just(None), Just(None), Just(None), Just(None));
+    let second = (Just(None), Just(None), Just(None), Just(None), operand().prop_map(Some));
     let size = proptest::option::of(any::<u64>().prop_map(ByteSize));
-    (operand(), prop_oneof![fresh.boxed(), existing.boxed()], size, any::<bool>()).prop_map(
-        |(backup, (to, name, source, volume_type), size, force)| RestoreArgs {
+    (operand(), prop_oneof![fresh.boxed(), existing.boxed(), second.boxed()], size, any::<bool>()).prop_map(
+        |(backup, (to, name, source, volume_type, volume), size, force)| RestoreArgs {
             backup,
+            volume,
             to,
             name,
             source,

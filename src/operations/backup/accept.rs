@@ -12,7 +12,7 @@ use crate::catalog::{BackupRecord, BackupStatus, SnapshotReference};
 use crate::jobs::{JobSubject, Slot};
 use crate::source::{Consistency, InUse, Snapshot};
 use crate::sysio::clock;
-use crate::types::{BackupId, Refusal, RefusalKind, SnapshotName, Timestamp};
+use crate::types::{BackupId, Refusal, RefusalKind, SnapshotName, Timestamp, gib_rounded_up};
 
 /// A longer one would not fit into a record with everything else at its longest.
 const TEXT_LENGTH_MAX: usize = 4096;
@@ -180,6 +180,7 @@ impl Operations {
         // The parent that is found must not be deleted before the record says that it is one.
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let record = catalog.get(id).ok_or(crate::catalog::CatalogError::NotFound { id })?;
+        self.check_snapshot_quota(&record, snapshot.info().size_bytes)?;
         let parent = if request.incremental { self.parent_of(&record, data_timestamp) } else { None };
         if request.incremental && parent.is_none() && self.options.without_parent == WithoutParent::Refuse {
             let sentence = format!(
@@ -197,6 +198,15 @@ impl Operations {
             record.snapshot.clone_from(reference);
         })?;
         Ok(record)
+    }
+
+    /// A snapshot may be larger than the volume is now, which the quota was checked for.
+    fn check_snapshot_quota(&self, record: &BackupRecord, size_bytes: u64) -> Result<(), Refusal> {
+        let more = gib_rounded_up(size_bytes).saturating_sub(gib_rounded_up(record.size_bytes));
+        match self.project_named(&record.project) {
+            Some(project) if more > 0 => self.check_backup_growth(project, more, size_bytes),
+            _ => Ok(()),
+        }
     }
 
     /// Rule 3: the volume's latest available backup of the same project whose data is older.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::super::Operations;
+use super::super::restore::patiently;
 use super::assemble::Assembler;
 use super::copy;
 use super::plan::Strategy;
@@ -50,7 +51,8 @@ impl BackupJob {
         let record = operations.record(self.id)?;
         let snapshot = match &self.snapshot {
             Some(snapshot) => snapshot,
-            None => self.snapshot.insert(operations.open_recorded_snapshot(&record)?),
+            // After a power cut a cluster needs longer than we do to start.
+            None => self.snapshot.insert(operations.open_recorded_snapshot(&record, control)?),
         };
         let snapshot = snapshot.as_ref();
         let parent = record.parent_id.map(|parent| operations.repository.image(parent)).transpose();
@@ -58,12 +60,12 @@ impl BackupJob {
         control.set_total(snapshot.info().size_bytes);
         let (manifest, stats) = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
         let image = operations.open_new_image(&record, &manifest)?;
-        if snapshot.consistency() == Consistency::Unprotected {
-            // Nobody keeps writers away: what reads the same twice was there in between.
-            read_again(snapshot, &image, control)?;
+        if let Err(end) = confirm(snapshot, &image, control) {
+            // No record names it, and none is going to.
+            drop(image);
+            operations.repository.retire_manifests(vec![manifest.id], || ());
+            return Err(end);
         }
-        snapshot.confirm().map_err(Refusal::from)?;
-        control.checkpoint()?;
         operations.publish(&record, manifest, stats, &image, parent.as_deref())
     }
 }
@@ -96,14 +98,19 @@ impl Operations {
     }
 
     /// Opens the snapshot that a `creating` backup was made of before the daemon was started again.
-    fn open_recorded_snapshot(&self, record: &BackupRecord) -> Result<Box<dyn Snapshot>, Refusal> {
+    fn open_recorded_snapshot(
+        &self,
+        record: &BackupRecord,
+        control: &JobControl,
+    ) -> Result<Box<dyn Snapshot>, JobEnd> {
         let gone = || {
             let sentence = "the snapshot that the backup was being made of is gone".to_owned();
             Refusal::new(RefusalKind::SnapshotNotFound, sentence)
         };
         let reference = record.snapshot.as_ref().ok_or_else(gone)?;
-        let snapshot = self.source(record)?.open_snapshot(&record.volume_name, &reference.name)?;
-        if snapshot.info().id == reference.id { Ok(snapshot) } else { Err(gone()) }
+        let source = self.source(record)?;
+        let snapshot = patiently(control, || source.open_snapshot(&record.volume_name, &reference.name))?;
+        if snapshot.info().id == reference.id { Ok(snapshot) } else { Err(gone().into()) }
     }
 
     /// Stores the snapshot's bytes and the manifest, durably.
@@ -180,13 +187,13 @@ impl Operations {
             .or_else(|_| image.allocated_bytes(ByteRange::new(0, image.size_bytes())))
             .map_err(Refusal::from)?;
         let keeps_snapshot = self.source(record)?.tracks_changes();
-        let mut is_deleted = false;
+        let mut is_wanted = true;
         self.repository
             .catalog()
             .update(record.id, |record| {
-                // Then the delete only waits for this job to stop.
-                is_deleted = record.status == BackupStatus::Deleting;
-                if is_deleted {
+                // A delete only waits for this job to stop.
+                is_wanted = record.status == BackupStatus::Creating;
+                if !is_wanted {
                     return;
                 }
                 record.status = BackupStatus::Available;
@@ -201,7 +208,7 @@ impl Operations {
                 }
             })
             .map_err(Refusal::from)?;
-        if is_deleted { Err(Stop::Cancelled.into()) } else { Ok(()) }
+        if is_wanted { Ok(()) } else { Err(Stop::Cancelled.into()) }
     }
 }
 
@@ -222,6 +229,16 @@ fn allocated_bytes(image: &Image, parent: Option<(&Image, u64)>) -> Result<u64, 
     })?;
     result?;
     Ok((parent_bytes + new).saturating_sub(old))
+}
+
+/// Makes sure that the image is of one point in time, and still wanted.
+fn confirm(snapshot: &dyn Snapshot, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+    if snapshot.consistency() == Consistency::Unprotected {
+        // Nobody keeps writers away: what reads the same twice was there in between.
+        read_again(snapshot, image, control)?;
+    }
+    snapshot.confirm().map_err(Refusal::from)?;
+    Ok(control.checkpoint()?)
 }
 
 /// Reads all data of the snapshot again and compares it with the image.

@@ -16,6 +16,9 @@ use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
 /// ending.
 const STEM_BYTES_MAX: usize = 220;
 
+/// A new volume is called so, and the backup's id behind it, while it fills.
+const TEMPORARY_PREFIX: &str = "restore_backup_";
+
 impl Operations {
     /// Checks that a restore would not be refused now.
     pub fn check_restore(&self, requester: &Requester, request: &RestoreRequest) -> Result<(), Refusal> {
@@ -33,23 +36,29 @@ impl Operations {
         request: &RestoreRequest,
     ) -> Result<RestoreAccepted, Refusal> {
         self.check_writable()?;
-        let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        // One restore after the other asks the sources, and what they use is counted for it; nobody else waits for that.
+        let _counting = self.counting_volumes.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.restorable(requester, request)?;
         let target = self.settle_target(requester, request, &record)?;
         self.check_target_quota(requester, &target, &record)?;
         let reservation = self.reserve_target(&target)?;
         let id = record.id;
-        self.repository.catalog().update(id, |record| {
+        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.repository.catalog().try_update(id, |record| {
+            check_restorable(record)?;
             record.status = BackupStatus::Restoring;
             record.restore_target = Some(target.stored.clone());
+            Ok::<_, Refusal>(())
         })?;
+        drop(accepting);
         let (source, volume) = target.key();
+        let stored = target.stored.clone();
         let job = RestoreJob::new(Arc::clone(self), id, target, reservation, Beginning::Fresh);
         match self.submit_restore(&record, job) {
             Ok(job) => Ok(RestoreAccepted { backup: id, job, source, volume }),
             Err(refusal) => {
                 // The queue may have ended: the job then left the record for the next start.
-                self.end_restore(id);
+                self.end_restore(id, Some(&stored));
                 Err(refusal)
             }
         }
@@ -80,11 +89,7 @@ impl Operations {
         request: &RestoreRequest,
     ) -> Result<Arc<BackupRecord>, Refusal> {
         let record = self.select_backup(requester, &request.backup)?;
-        if record.status != BackupStatus::Available {
-            let sentence =
-                format!("backup {} is {}; only an available one can be restored", record.id, record.status);
-            return Err(Refusal::new(RefusalKind::InvalidState, sentence));
-        }
+        check_restorable(&record)?;
         Ok(record)
     }
 
@@ -174,6 +179,12 @@ impl Operations {
         let name = match named {
             Some(name) => {
                 let name = parse_volume_name(&name)?;
+                if name.as_str().starts_with(TEMPORARY_PREFIX) {
+                    let sentence = format!(
+                        "names that start with {TEMPORARY_PREFIX} are those of volumes that restores are filling"
+                    );
+                    return Err(Refusal::new(RefusalKind::InvalidInput, sentence));
+                }
                 if exists(source.as_ref(), &name)? {
                     let sentence = format!("a volume {:?} exists in source {}", name.as_str(), source.name());
                     return Err(Refusal::new(RefusalKind::VolumeExists, sentence));
@@ -289,7 +300,7 @@ impl Operations {
 
 /// The name of a new volume while it fills.
 fn temporary_name(record: &BackupRecord) -> Result<VolumeName, Refusal> {
-    parse_volume_name(&format!("restore_backup_{}", record.id))
+    parse_volume_name(&format!("{TEMPORARY_PREFIX}{}", record.id))
 }
 
 /// The size of a new volume: that of the backup unless a larger one is wanted.
@@ -305,14 +316,24 @@ fn new_size(request: &RestoreRequest, record: &BackupRecord) -> Result<u64, Refu
     Ok(wanted)
 }
 
+fn check_restorable(record: &BackupRecord) -> Result<(), Refusal> {
+    if record.status == BackupStatus::Available {
+        return Ok(());
+    }
+    let sentence =
+        format!("backup {} is {}; only an available one can be restored", record.id, record.status);
+    Err(Refusal::new(RefusalKind::InvalidState, sentence))
+}
+
 fn parse_volume_name(name: &str) -> Result<VolumeName, Refusal> {
     name.parse().map_err(|error| Refusal::new(RefusalKind::InvalidInput, format!("{error}")))
 }
 
+/// Refuses a name that no volume can have there.
 fn exists(source: &dyn Source, name: &VolumeName) -> Result<bool, Refusal> {
-    match source.volume(name) {
-        Ok(_) => Ok(true),
-        Err(SourceError::VolumeNotFound { .. }) => Ok(false),
+    match source.check_new_name(name) {
+        Ok(()) => Ok(false),
+        Err(SourceError::VolumeExists { .. }) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

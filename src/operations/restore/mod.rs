@@ -13,6 +13,8 @@ mod run;
 mod target;
 mod write;
 
+pub(super) use resume::patiently;
+
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
 

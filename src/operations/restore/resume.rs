@@ -8,7 +8,7 @@ use super::super::Operations;
 use super::super::refusal::sentence;
 use super::run::{Beginning, RestoreJob};
 use super::target::Target;
-use crate::catalog::{BackupRecord, BackupStatus, CatalogError};
+use crate::catalog::{BackupRecord, BackupStatus, CatalogError, RestoreTarget};
 use crate::jobs::{JobControl, JobEnd};
 use crate::source::{Source, SourceError, VolumeWriter};
 use crate::types::{BackupId, Refusal, RefusalKind, VolumeName};
@@ -29,7 +29,7 @@ pub(super) enum Found {
 }
 
 /// Calls the source until what passes by itself has passed: what a client that died holds, and a cluster's own start.
-pub(super) fn patiently<T>(
+pub(in super::super) fn patiently<T>(
     control: &JobControl,
     mut call: impl FnMut() -> Result<T, SourceError>,
 ) -> Result<T, JobEnd> {
@@ -70,16 +70,25 @@ impl RestoreJob {
         })
     }
 
-    /// Opens the existing volume that an earlier process wrote to, if it still is that one.
-    pub(super) fn reopen_existing(&self, control: &JobControl) -> Result<Box<dyn VolumeWriter>, JobEnd> {
+    /// Opens the existing volume that the command named, if it still is that one; patiently when an earlier process of
+    /// ours may still be believed to have it.
+    pub(super) fn open_existing(
+        &self,
+        beginning: Beginning,
+        control: &JobControl,
+    ) -> Result<Box<dyn VolumeWriter>, JobEnd> {
         let Target { source, stored } = self.target();
-        let writer = patiently(control, || {
+        let open = || {
             let is_same = Some(source.volume(&stored.volume)?.instance) == stored.instance;
             if is_same { source.open_volume(&stored.volume).map(Some) } else { Ok(None) }
-        })?;
+        };
+        let writer = match beginning {
+            Beginning::Fresh => open().map_err(Refusal::from)?,
+            Beginning::Resumed => patiently(control, open)?,
+        };
         writer.ok_or_else(|| {
             let sentence = format!(
-                "volume {:?} in source {} is another one than the restore was writing to; restore again",
+                "volume {:?} in source {} is another one than it was when the restore was accepted; restore again",
                 stored.volume.as_str(),
                 source.name()
             );
@@ -122,16 +131,17 @@ impl Operations {
     /// temporary name.
     pub(in super::super) fn give_up_restore(&self, id: BackupId) {
         let target = self.repository.catalog().get(id).and_then(|record| record.restore_target.clone());
-        if let Some(target) = target.filter(|target| target.is_new) {
+        if let Some(target) = target.as_ref().filter(|target| target.is_new) {
             self.abandon_restore(id);
             let source = self.sources.get(&target.source);
             let is_gone = source.is_none_or(|source| self.remove_patiently(source.as_ref(), &target.volume));
-            if !is_gone && self.is_shutting_down() {
+            if !is_gone {
                 // The next start tries again.
+                self.end_restore_later(id);
                 return;
             }
         }
-        self.end_restore(id);
+        self.end_restore(id, target.as_ref());
     }
 
     /// Sees to it that no later start goes on with the restore.
@@ -146,9 +156,30 @@ impl Operations {
         }
     }
 
-    /// The backup is not being restored any more, however that went.
-    pub(super) fn end_restore(&self, id: BackupId) {
+    /// The backup is not being restored any more, but what the restore made is still there, and remembered.
+    fn end_restore_later(&self, id: BackupId) {
+        if self.is_shutting_down() {
+            return;
+        }
         let updated = self.repository.catalog().update(id, |record| {
+            if record.status == BackupStatus::Restoring {
+                record.status = BackupStatus::Available;
+            }
+        });
+        if let Err(error) = updated {
+            tracing::error!(backup = %id, error = sentence(&error), "the backup cannot be made available again");
+        }
+    }
+
+    /// The backup is not being restored any more, however that went.
+    ///
+    /// Not another restore of it that may have begun since.
+    pub(super) fn end_restore(&self, id: BackupId, target: Option<&RestoreTarget>) {
+        let place = |target: &RestoreTarget| (target.source.clone(), target.volume.clone());
+        let updated = self.repository.catalog().update(id, |record| {
+            if record.restore_target.as_ref().map(place) != target.map(place) {
+                return;
+            }
             if record.status == BackupStatus::Restoring {
                 record.status = BackupStatus::Available;
             }

@@ -61,7 +61,7 @@ impl RestoreJob {
         let result = self.restore(control);
         self.has_ended = true;
         match &result {
-            Ok(()) => self.operations.end_restore(self.id),
+            Ok(()) => self.operations.end_restore(self.id, Some(&self.target.stored)),
             Err(JobEnd::Stopped(Stop::Shutdown)) => {
                 tracing::info!(backup = %self.id, "the restore was stopped; it goes on at the next start");
             }
@@ -97,7 +97,14 @@ impl RestoreJob {
         let from = self.target.stored.durable_bytes;
         self.fill(image, writer.as_ref(), &Comparison::none(), from, control)?;
         drop(writer);
-        Ok(self.name_new()?)
+        match self.name_new() {
+            Ok(()) => Ok(()),
+            // Complete it is. The source may have renamed it, and not have come to say so.
+            Err(refusal) => match self.find_new(control) {
+                Ok(Found::Named) => Ok(()),
+                Ok(Found::Unfinished(_) | Found::Nothing) | Err(_) => Err(refusal.into()),
+            },
+        }
     }
 
     fn make_new(&mut self, control: &JobControl) -> Result<Box<dyn VolumeWriter>, JobEnd> {
@@ -137,11 +144,7 @@ impl RestoreJob {
 
     /// Makes an existing volume equal to the backup, and zero behind its end.
     fn overwrite(&mut self, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
-        let writer = match self.beginning {
-            Beginning::Fresh => self.target.source.open_volume(&self.target.stored.volume),
-            Beginning::Resumed => Ok(self.reopen_existing(control)?),
-        };
-        let writer = writer.map_err(Refusal::from)?;
+        let writer = self.open_existing(self.beginning, control)?;
         if writer.size_bytes() < image.size_bytes() {
             let sentence = format!("volume {} was made smaller than the backup", self.target.name());
             return Err(Refusal::new(RefusalKind::VolumeTooSmall, sentence).into());
@@ -199,7 +202,7 @@ impl Drop for RestoreJob {
             return;
         }
         if !self.target.stored.is_new || (self.beginning == Beginning::Fresh && !has_panicked) {
-            self.operations.end_restore(self.id);
+            self.operations.end_restore(self.id, Some(&self.target.stored));
             return;
         }
         self.operations.abandon_restore(self.id);

@@ -206,6 +206,18 @@ impl Source for DirSource {
         Ok(Box::new(FileWriter::open(&self.place, &found)?))
     }
 
+    fn check_new_name(&self, name: &VolumeName) -> Result<(), SourceError> {
+        self.place.check(name)?;
+        self.place.check_free(name, &names::new_file_name(name.as_str(), ".raw"))
+    }
+
+    /// Takes no lease, which a program that opens the file for writing would have to wait for.
+    fn size_bytes(&self, name: &VolumeName) -> Result<u64, SourceError> {
+        let found = self.place.find(name)?;
+        let metadata = std::fs::metadata(&found.path).map_err(self.place.io("look at", &found.path))?;
+        Ok(metadata.len())
+    }
+
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError> {
         self.place.check(to)?;
         let found = self.place.find(from)?;

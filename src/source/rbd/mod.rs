@@ -63,7 +63,7 @@ impl RbdSource {
     }
 
     /// Refuses names that librbd would take, but that no command of Ceph's could ever name again.
-    fn check_new_name(&self, volume: &VolumeName) -> Result<(), SourceError> {
+    fn check_name_characters(&self, volume: &VolumeName) -> Result<(), SourceError> {
         if volume.as_str().contains(['/', '@']) {
             return Err(self.invalid_name(volume, "RBD image names cannot hold `/` or `@`"));
         }
@@ -332,7 +332,7 @@ impl Source for RbdSource {
         size_bytes: u64,
         metadata: &VolumeMetadata,
     ) -> Result<Box<dyn VolumeWriter>, SourceError> {
-        self.check_new_name(name)?;
+        self.check_name_characters(name)?;
         self.on_volume(name, "creating", {
             let (name, metadata) = (name.clone(), metadata.clone());
             move |pool| {
@@ -361,7 +361,7 @@ impl Source for RbdSource {
     }
 
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError> {
-        self.check_new_name(to)?;
+        self.check_name_characters(to)?;
         let pool = self.connection.pool()?;
         let doing = format!("renaming volume {:?} to {:?}", from.as_str(), to.as_str());
         let (old, new) = (from.clone(), to.clone());
@@ -370,6 +370,18 @@ impl Source for RbdSource {
             libc::ENOENT => self.connection.volume_error(from, &doing, failure),
             _ => self.connection.volume_error(to, &doing, failure),
         })
+    }
+
+    fn check_new_name(&self, name: &VolumeName) -> Result<(), SourceError> {
+        self.check_name_characters(name)?;
+        match self.volume(name) {
+            Ok(_) => {
+                let source_name = self.name().clone();
+                Err(SourceError::VolumeExists { source_name, volume: name.clone() })
+            }
+            Err(SourceError::VolumeNotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn remove_volume(&self, name: &VolumeName) -> Result<(), SourceError> {
