@@ -37,13 +37,8 @@ fn options() -> JobQueueOptions {
 }
 
 fn open(folder: &Path) -> (JobQueue, Arc<Seen>) {
-    open_keeping(folder, options().finished_kept)
-}
-
-fn open_keeping(folder: &Path, finished_kept: usize) -> (JobQueue, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let options = JobQueueOptions { finished_kept, ..options() };
-    (JobQueue::open(options, folder, Arc::clone(&seen) as _), seen)
+    (JobQueue::open(options(), folder, Arc::clone(&seen) as _), seen)
 }
 
 fn subject(backup: &str) -> JobSubject {
@@ -186,36 +181,33 @@ fn what_a_killed_daemon_left_is_resumed_under_its_number_or_ended() {
 
 #[test]
 fn what_an_ending_daemon_stopped_is_left_to_the_next_one() {
-    // Nobody knows how many jobs are accepted before the end is noticed.
-    const KEPT: usize = 1_000_000;
     let folder = tempfile::tempdir().unwrap();
-    let (queue, seen) = open_keeping(folder.path(), KEPT);
-    let (id, gate) = submit_gated(&queue, "one");
+    let (queue, seen) = open(folder.path());
+    let until_stopped = |control: &JobControl| loop {
+        if let Err(stop) = control.checkpoint() {
+            return Err(stop.into());
+        }
+        std::thread::yield_now();
+    };
+    let id = queue.submit("backup", subject("one"), Slot::Operation, until_stopped).unwrap();
     let (cancelled, gate_of_cancelled) = submit_gated(&queue, "two");
     queue.cancel(cancelled).unwrap();
     drop(gate_of_cancelled);
     queue.wait(cancelled).unwrap();
-    std::thread::scope(|scope| {
-        let stopping = scope.spawn(|| queue.stop_all(Instant::now() + Duration::from_secs(60)));
-        while queue.submit("backup", subject("late"), Slot::Free, |_| Ok(())) != Err(JobError::ShuttingDown) {
-            std::thread::yield_now();
-        }
-        drop(gate);
-        assert_eq!(stopping.join().unwrap(), 0);
-    });
+    assert_eq!(queue.stop_all(Instant::now() + Duration::from_secs(60)), 0);
     queue.end_unresumed(|_| false);
     assert!(!seen.lines().contains(&"1 cancelled".to_owned()), "a job that goes on has not ended");
     drop(queue);
     // Written anew in between, it stays unfinished.
-    drop(open_keeping(folder.path(), KEPT));
-    let (queue, _) = open_keeping(folder.path(), KEPT);
+    drop(open(folder.path()));
+    let (queue, _) = open(folder.path());
     assert_eq!(queue.unfinished_before().iter().map(|report| report.id).collect::<Vec<_>>(), [id]);
     assert_eq!(queue.report(cancelled).unwrap().state, JobState::Cancelled);
     // Left jobs hinder nobody who ends the queue, and nobody waits for them in vain.
     assert_eq!(queue.stop_all(Instant::now() + Duration::from_secs(60)), 0);
     assert_eq!(queue.wait(id).unwrap().state, JobState::Cancelled);
     drop(queue);
-    assert_eq!(open_keeping(folder.path(), KEPT).0.unfinished_before().len(), 1);
+    assert_eq!(open(folder.path()).0.unfinished_before().len(), 1);
 }
 
 #[test]
