@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::jobs::{
-    Event, EventObserver, JobControl, JobEnd, JobError, JobQueue, JobQueueOptions, JobState, JobSubject, Slot,
+    Event, EventObserver, JobControl, JobEnd, JobQueue, JobQueueOptions, JobState, JobSubject, Slot,
 };
 use crate::types::{Refusal, RefusalKind};
 
