@@ -175,7 +175,12 @@ impl World {
                 names.map(|name| name.as_str().unwrap().to_owned()).collect()
             }
         };
-        names.retain(|name| name.contains(&self.tag) || name.starts_with("restore_backup_"));
+        // Other worlds' restores are on the same cluster.
+        let is_ours = |name: &String| {
+            let of_backup = name.trim_end_matches(".raw").strip_prefix("restore_backup_");
+            of_backup.is_some_and(|id| self.is_there(id))
+        };
+        names.retain(|name| name.contains(&self.tag) || is_ours(name));
         names.sort();
         names
     }
