@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus, ManifestReference};
-use crate::format::manifest::{ManifestExtent, Target};
+use crate::format::manifest::ManifestExtent;
 use crate::image::Image;
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot};
 use crate::objects::ObjectName;
@@ -163,22 +163,12 @@ fn check_flattenable(record: &BackupRecord) -> Result<(), Refusal> {
 /// Appends the extents of a range, neighbours that continue each other joined.
 fn resolve(image: &Image, range: ByteRange, extents: &mut Vec<ManifestExtent>) -> Result<(), Refusal> {
     image.segments(range, |extent| match extents.last_mut() {
-        Some(last) if last.range.end() == extent.range.start() && continues(last, &extent) => {
+        Some(last) if last.is_continued_by(&extent) => {
             last.range = ByteRange::between(last.range.start(), extent.range.end());
         }
         _ => extents.push(extent),
     })?;
     Ok(())
-}
-
-fn continues(last: &ManifestExtent, next: &ManifestExtent) -> bool {
-    match (last.target, next.target) {
-        (Target::Zero, Target::Zero) => true,
-        (Target::Chunk { id, offset }, Target::Chunk { id: next_id, offset: next_offset }) => {
-            id == next_id && u64::from(offset) + last.range.len() == u64::from(next_offset)
-        }
-        _ => false,
-    }
 }
 
 fn first_difference(old: &Image, new: &Image) -> Result<Option<ByteRange>, Refusal> {

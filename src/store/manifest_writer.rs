@@ -56,7 +56,7 @@ impl ManifestWriter {
             return Err(StoreError::ManifestCorrupt { id: self.id, why });
         }
         if let Some(last) = &mut self.last
-            && continues(last, &extent)
+            && last.is_continued_by(&extent)
         {
             last.range = ByteRange::between(last.range.start(), extent.range.end());
             return Ok(());
@@ -151,18 +151,5 @@ impl ManifestWriter {
         self.object.finish()?;
         let tail_sha256 = manifest::checksum(&tail).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(ManifestReference { id: self.id, length: self.position, tail_sha256 })
-    }
-}
-
-fn continues(last: &ManifestExtent, next: &ManifestExtent) -> bool {
-    if last.range.end() != next.range.start() {
-        return false;
-    }
-    match (last.target, next.target) {
-        (Target::Zero, Target::Zero) => true,
-        (Target::Chunk { id, offset }, Target::Chunk { id: next_id, offset: next_offset }) => {
-            id == next_id && u64::from(offset) + last.range.len() == u64::from(next_offset)
-        }
-        _ => false,
     }
 }

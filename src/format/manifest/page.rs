@@ -37,6 +37,22 @@ pub struct ManifestExtent {
     pub target: Target,
 }
 
+impl ManifestExtent {
+    /// Does another extent go on just where this one ends, in the image and in the chunk? Then both are one.
+    pub fn is_continued_by(&self, next: &Self) -> bool {
+        if self.range.end() != next.range.start() {
+            return false;
+        }
+        match (self.target, next.target) {
+            (Target::Zero, Target::Zero) => true,
+            (Target::Chunk { id, offset }, Target::Chunk { id: next_id, offset: next_offset }) => {
+                id == next_id && u64::from(offset) + self.range.len() == u64::from(next_offset)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The extents of one page, ascending, without overlaps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Leaf {
