@@ -79,7 +79,8 @@ impl Operations {
         source.is_none_or(|source| self.remove_snapshot(source.as_ref(), &record.volume_name, reference))
     }
 
-    /// Removes a snapshot of ours and says whether it is gone; a failure is told and otherwise harmless, the next backup tries again.
+    /// Removes a snapshot of ours and says whether it is gone; a failure is told and otherwise harmless, the next
+    /// backup tries again.
     pub(super) fn remove_snapshot(
         &self,
         source: &dyn Source,

@@ -130,13 +130,16 @@ impl Operations {
             volume: Some(format!("{}/{}", record.source, record.volume_name)),
             project: record.project.to_string(),
         };
-        let before = match record.status {
-            // Of one that an earlier process began to delete, some may be gone already.
-            BackupStatus::Deleting => BackupStatus::ErrorDeleting,
-            BackupStatus::Restoring => BackupStatus::Available,
-            status => status,
+        let (before, fail_reason) = match record.status {
+            // Some of it may be gone already.
+            BackupStatus::Deleting => {
+                (BackupStatus::ErrorDeleting, Some("its delete was cut off and then cancelled".to_owned()))
+            }
+            BackupStatus::Restoring => (BackupStatus::Available, None),
+            status => (status, record.fail_reason.clone()),
         };
-        Ok((subject, DeleteJob { operations: Arc::clone(self), id: record.id, before, ended: false }))
+        let operations = Arc::clone(self);
+        Ok((subject, DeleteJob { operations, id: record.id, before, fail_reason, ended: false }))
     }
 
     fn mark_deleting(&self, id: BackupId, before: BackupStatus) -> Result<(), Refusal> {
@@ -239,8 +242,9 @@ fn invalid_state(sentence: String) -> Refusal {
 struct DeleteJob {
     operations: Arc<Operations>,
     id: BackupId,
-    /// What the backup is again when the delete is cancelled.
+    /// What the backup is again when the delete is cancelled, and why.
     before: BackupStatus,
+    fail_reason: Option<String>,
     ended: bool,
 }
 
@@ -251,7 +255,7 @@ impl DeleteJob {
         match &result {
             Ok(()) => {}
             Err(JobEnd::Failed(refusal)) if refusal.kind == RefusalKind::BackupHasDependents => {
-                self.set_status(self.before, None);
+                self.set_status(self.before, self.fail_reason.clone());
             }
             Err(JobEnd::Failed(refusal)) => {
                 self.set_status(BackupStatus::ErrorDeleting, Some(refusal.to_string()));
@@ -261,13 +265,18 @@ impl DeleteJob {
         result
     }
 
-    fn delete(&self, control: &JobControl) -> Result<(), JobEnd> {
-        let operations = &self.operations;
+    fn delete(&mut self, control: &JobControl) -> Result<(), JobEnd> {
+        let operations = Arc::clone(&self.operations);
         operations.stop_jobs_of(self.id);
-        control.checkpoint()?;
         let catalog = operations.repository.catalog();
         // A backup that was being made is gone with its job.
         let Some(record) = catalog.get(self.id) else { return Ok(()) };
+        if self.before == BackupStatus::Creating {
+            // Its job failed before it could be stopped: there is no way back to before.
+            self.before = BackupStatus::Error;
+            self.fail_reason = Some("its job failed before it could be stopped".to_owned());
+        }
+        control.checkpoint()?;
         if record.status != BackupStatus::Deleting {
             let _accepting = operations.accepting.lock().unwrap_or_else(PoisonError::into_inner);
             operations.check_no_dependents(self.id, &HashSet::new())?;
@@ -306,7 +315,7 @@ impl DeleteJob {
         match stop {
             // Deleted it will be: by the next start.
             Stop::Shutdown => {}
-            Stop::Cancelled => self.set_status(self.before, None),
+            Stop::Cancelled => self.set_status(self.before, self.fail_reason.clone()),
         }
     }
 
@@ -314,9 +323,7 @@ impl DeleteJob {
         let updated = self.operations.repository.catalog().update(self.id, |record| {
             if record.status == BackupStatus::Deleting {
                 record.status = status;
-                if fail_reason.is_some() {
-                    record.fail_reason = fail_reason;
-                }
+                record.fail_reason = fail_reason;
             }
         });
         if let Err(error) = updated {

@@ -27,7 +27,7 @@ impl Operations {
                     self.remove_retired_manifests(&record);
                     if let Err(refusal) = self.resume_restore(&record) {
                         tracing::warn!(backup = %record.id, reason = refusal.sentence, "an interrupted restore is given up");
-                        given_up.push(record.id);
+                        given_up.push(record);
                     }
                 }
                 BackupStatus::Deleting => deleting.push(record),
@@ -35,11 +35,14 @@ impl Operations {
                     self.remove_retired_manifests(&record);
                     // Its source did not answer when the volume of its restore was to go.
                     if record.restore_target.is_some() {
-                        given_up.push(record.id);
+                        given_up.push(record);
                     }
                 }
             }
         }
+        // After those that go on: a name is theirs first.
+        let given_up: Vec<_> =
+            given_up.into_iter().map(|record| (record.id, self.keep_names_of(&record))).collect();
         for record in self.dependents_first(deleting) {
             self.finish_delete(&record);
         }
@@ -50,8 +53,9 @@ impl Operations {
         std::thread::spawn(move || {
             // First: whoever waits for one of them must not wait for a source.
             operations.end_unresumed_jobs();
-            for id in given_up {
+            for (id, names) in given_up {
                 operations.give_up_restore(id);
+                drop(names);
             }
             operations.remove_stray_snapshots();
             drop(operations);

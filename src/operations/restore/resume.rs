@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::Operations;
 use super::super::refusal::sentence;
 use super::run::{Beginning, RestoreJob};
-use super::target::Target;
+use super::target::{Reservation, Target};
 use crate::catalog::{BackupRecord, BackupStatus, CatalogError, RestoreTarget};
 use crate::jobs::{JobControl, JobEnd};
 use crate::source::{Source, SourceError, VolumeWriter};
@@ -123,6 +123,13 @@ impl Operations {
             Err(refusal) => tracing::warn!(backup = %record.id, %refusal, "the restore cannot go on"),
         }
         Ok(())
+    }
+
+    /// Keeps the names of a restore that does not go on, so that none begins that has the same temporary volume.
+    pub(in super::super) fn keep_names_of(self: &Arc<Self>, record: &BackupRecord) -> Option<Reservation> {
+        let stored = record.restore_target.clone()?;
+        let source = Arc::clone(self.sources.get(&stored.source)?);
+        self.reserve_target(&Target { source, stored }).ok()
     }
 
     /// Ends a restore that does not go on: its unfinished new volume goes, and the backup is available again.

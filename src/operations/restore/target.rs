@@ -36,7 +36,7 @@ pub(in super::super) struct RunningTarget {
 }
 
 /// Keeps a name for a restore until it has ended.
-pub(super) struct Reservation {
+pub(in super::super) struct Reservation {
     operations: Arc<Operations>,
     key: (SourceName, VolumeName),
 }
