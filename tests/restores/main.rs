@@ -18,7 +18,7 @@ mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -29,7 +29,7 @@ use amberfs::operations::{OperationsOptions, Requester, RestoreAccepted, Restore
 use amberfs::source::Source;
 use amberfs::types::{BackupId, MIB};
 
-use support::engine::Engine;
+use support::engine::{Engine, file_names, mark, over, restore};
 use support::file_system::{self, Folder, Kind};
 use support::gated::{GatedSource, Gates};
 
@@ -87,11 +87,7 @@ impl World {
     }
 
     fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path().join("volumes")).unwrap();
-        let mut files: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        files.sort();
-        files
+        file_names(&self.folder.path().join("volumes"))
     }
 
     fn record(&self, id: BackupId) -> Arc<BackupRecord> {
@@ -146,18 +142,4 @@ impl Drop for World {
         drop(self.engine.take());
         let _ = std::fs::remove_dir_all(self.folder.path());
     }
-}
-
-fn restore(id: BackupId) -> RestoreRequest {
-    RestoreRequest { backup: id.to_string(), ..RestoreRequest::default() }
-}
-
-fn over(id: BackupId, to: &str) -> RestoreRequest {
-    RestoreRequest { to: Some(to.to_owned()), force: true, ..restore(id) }
-}
-
-fn mark(path: &Path) -> Option<Vec<u8>> {
-    let mut value = [0; 100];
-    let length = rustix::fs::getxattr(path, "user.amberfs.restore", &mut value[..]).ok()?;
-    Some(value[..length].to_vec())
 }

@@ -118,3 +118,28 @@ pub fn full(volume: &str) -> BackupRequest {
 pub fn incremental(volume: &str) -> BackupRequest {
     BackupRequest { incremental: true, ..full(volume) }
 }
+
+/// Asks for a restore to a new volume.
+pub fn restore(id: BackupId) -> RestoreRequest {
+    RestoreRequest { backup: id.to_string(), ..RestoreRequest::default() }
+}
+
+/// Asks for a restore over a volume that exists.
+pub fn over(id: BackupId, to: &str) -> RestoreRequest {
+    RestoreRequest { to: Some(to.to_owned()), force: true, ..restore(id) }
+}
+
+/// Returns the mark of a restore that is not complete on a file.
+pub fn mark(path: &Path) -> Option<Vec<u8>> {
+    let mut value = [0; 100];
+    let length = rustix::fs::getxattr(path, "user.amberfs.restore", &mut value[..]).ok()?;
+    Some(value[..length].to_vec())
+}
+
+/// Lists the names in a folder, sorted.
+pub fn file_names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

@@ -11,7 +11,7 @@ mod support;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -23,7 +23,7 @@ use amberfs::source::Source;
 use amberfs::types::{BackupId, ByteRange, GIB, KIB, RefusalKind};
 
 use support::bytes::pattern;
-use support::engine::{Engine, full, incremental};
+use support::engine::{Engine, file_names, full, incremental, mark, over, restore};
 use support::file_system::{self, Folder, Kind};
 use support::gated::{GatedSource, Gates};
 use support::tree;
@@ -54,11 +54,7 @@ impl World {
 
     /// All files in the source, snapshots too.
     fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path().join("volumes")).unwrap();
-        let mut files: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        files.sort();
-        files
+        file_names(&self.folder.path().join("volumes"))
     }
 
     fn repository_files(&self) -> Vec<String> {
@@ -81,20 +77,6 @@ impl World {
     fn state(&self, job: JobId) -> JobState {
         self.engine.operations.jobs().report(job).unwrap().state
     }
-}
-
-fn restore(id: BackupId) -> RestoreRequest {
-    RestoreRequest { backup: id.to_string(), ..RestoreRequest::default() }
-}
-
-fn over(id: BackupId, to: &str) -> RestoreRequest {
-    RestoreRequest { to: Some(to.to_owned()), force: true, ..restore(id) }
-}
-
-fn mark(path: &Path) -> Option<Vec<u8>> {
-    let mut value = [0; 100];
-    let length = rustix::fs::getxattr(path, "user.amberfs.restore", &mut value[..]).ok()?;
-    Some(value[..length].to_vec())
 }
 
 #[test]
