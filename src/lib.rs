@@ -25,6 +25,8 @@ pub mod image;
 
 pub mod repository;
 
+pub mod scratch;
+
 pub mod operations;
 
 pub mod vfs;

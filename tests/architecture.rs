@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "types",
     "sysio",
     "jobs",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 17] = [
     "source",
     "image",
     "repository",
+    "scratch",
     "operations",
     "vfs",
     "control",

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{backup, backup_change, backup_list, daemon_commands, job, prune, quota, record, volume};
+use super::{
+    backup, backup_change, backup_list, daemon_commands, job, prune, quota, record, scratch, volume,
+};
 
 /// Backups of block volumes that can be looked into
 ///
@@ -59,6 +61,9 @@ pub enum TopCommand {
     /// Take backups, list them, restore them, delete them
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Make writable views of backups, and throw them away
+    #[command(subcommand)]
+    Scratch(ScratchCommand),
     /// List the volumes that exist or have backups
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -124,6 +129,13 @@ pub enum RecordCommand {
 #[derive(Debug, Subcommand)]
 pub enum QuotaCommand {
     Show(quota::QuotaShowArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScratchCommand {
+    Create(scratch::ScratchCreateArgs),
+    List(scratch::ScratchListArgs),
+    Delete(scratch::ScratchDeleteArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,6 +20,7 @@ mod prune;
 mod quota;
 mod record;
 mod resolve;
+mod scratch;
 mod umount;
 mod volume;
 mod wait;
@@ -29,7 +30,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use arguments::{
-    BackupCommand, Cli, JobCommand, QuotaCommand, RecordCommand, RepoCommand, TopCommand, VolumeCommand,
+    BackupCommand, Cli, JobCommand, QuotaCommand, RecordCommand, RepoCommand, ScratchCommand, TopCommand,
+    VolumeCommand,
 };
 use error::CliError;
 use mounted::Mounted;
@@ -70,6 +72,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         TopCommand::Job(JobCommand::Show(args)) => job::show(&mounted()?, &args),
         TopCommand::Job(JobCommand::Watch(args)) => job::watch(&mounted()?, &args),
         TopCommand::Job(JobCommand::Cancel(args)) => job::cancel(&mounted()?, args),
+        TopCommand::Scratch(ScratchCommand::Create(args)) => scratch::create(&mounted()?, args),
+        TopCommand::Scratch(ScratchCommand::List(args)) => scratch::list(&mounted()?, &args),
+        TopCommand::Scratch(ScratchCommand::Delete(args)) => scratch::delete(&mounted()?, &args),
         TopCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amberfs", &mut script);

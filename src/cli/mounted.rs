@@ -65,7 +65,7 @@ impl Mounted {
     }
 
     pub fn backups(&self) -> Result<Listing, CliError> {
-        self.listing("backups", |folder| folder.join("info.json"))
+        self.listing("backups", |folder| folder.join("info.json"), |_| true)
     }
 
     /// Reads a job. An id that cannot be one is a job that does not exist.
@@ -81,12 +81,36 @@ impl Mounted {
     }
 
     pub fn jobs(&self) -> Result<Listing, CliError> {
-        self.listing("jobs", |file| file)
+        self.listing("jobs", |file| file, |_| true)
     }
 
     /// Reads what the projects that the caller may see use of their limits.
     pub fn quotas(&self) -> Result<Listing, CliError> {
-        self.listing("quotas", |file| file)
+        self.listing("quotas", |file| file, |_| true)
+    }
+
+    /// Reads what is known of the scratch images.
+    pub fn scratch_images(&self) -> Result<Listing, CliError> {
+        self.listing("scratch", |path| path, |name| name.ends_with(".json"))
+    }
+
+    pub fn scratch_path(&self, name: &str) -> PathBuf {
+        self.root.join("scratch").join(name)
+    }
+
+    /// Throws a scratch image away.
+    pub fn remove_scratch(&self, name: &str) -> Result<(), CliError> {
+        let path = self.scratch_path(name);
+        // Nothing but one of the names in the folder.
+        let is_name = !name.contains('/');
+        match if is_name { fs::remove_file(&path) } else { Err(io::ErrorKind::NotFound.into()) } {
+            Ok(()) => Ok(()),
+            Err(error) if is_missing(&error) => {
+                let sentence = format!("there is no scratch image {name:?}: see amberfs scratch list");
+                Err(CliError::refused(RefusalKind::ScratchNotFound, sentence))
+            }
+            Err(source) => Err(CliError::Io { what: "remove", path, source }),
+        }
     }
 
     /// Reads the record of a backup, to be imported again one day.
@@ -149,10 +173,16 @@ impl Mounted {
         Ok(self.send(&[command])?.into_iter().next().unwrap_or_default())
     }
 
-    fn listing(&self, folder: &str, file: impl Fn(PathBuf) -> PathBuf) -> Result<Listing, CliError> {
+    /// Reads what the files say that belong to the wanted names in a folder.
+    fn listing(
+        &self,
+        folder: &str,
+        file: impl Fn(PathBuf) -> PathBuf,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Listing, CliError> {
         let folder = self.root.join(folder);
         let mut listing = Listing { entries: Vec::new(), unreadable: Vec::new() };
-        for name in names(&folder)? {
+        for name in names(&folder)?.into_iter().filter(|name| is_wanted(name)) {
             match read_fields(&file(folder.join(name))) {
                 Ok(Some(fields)) => listing.entries.push(fields),
                 // Gone since the folder was read.

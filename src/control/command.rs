@@ -3,7 +3,8 @@
 use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::grammar::{
-    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, SetArgs,
+    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, ScratchArgs,
+    SetArgs,
 };
 use super::words;
 
@@ -18,10 +19,11 @@ pub enum ControlFile {
     ResetState,
     Import,
     Flatten,
+    Scratch,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Backup,
         Self::Restore,
         Self::Delete,
@@ -30,6 +32,7 @@ impl ControlFile {
         Self::ResetState,
         Self::Import,
         Self::Flatten,
+        Self::Scratch,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl ControlFile {
             Self::ResetState => "reset-state",
             Self::Import => "import",
             Self::Flatten => "flatten",
+            Self::Scratch => "scratch",
         }
     }
 
@@ -59,6 +63,7 @@ impl ControlFile {
             Self::ResetState => ResetStateArgs::augment_args(command),
             Self::Import => command.arg(clap::Arg::new("record")),
             Self::Flatten => FlattenArgs::augment_args(command),
+            Self::Scratch => ScratchArgs::augment_args(command),
         }
     }
 
@@ -75,6 +80,7 @@ impl ControlFile {
                 Ok(Command::Import(ImportArgs { record }))
             }
             Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
+            Self::Scratch => ScratchArgs::from_arg_matches(matches).map(Command::Scratch),
         }
     }
 }
@@ -90,6 +96,7 @@ pub enum Command {
     ResetState(ResetStateArgs),
     Import(ImportArgs),
     Flatten(FlattenArgs),
+    Scratch(ScratchArgs),
 }
 
 /// A word that no control line can carry.
@@ -111,6 +118,7 @@ impl Command {
             Self::ResetState(_) => ControlFile::ResetState,
             Self::Import(_) => ControlFile::Import,
             Self::Flatten(_) => ControlFile::Flatten,
+            Self::Scratch(_) => ControlFile::Scratch,
         }
     }
 
@@ -125,6 +133,7 @@ impl Command {
             Self::ResetState(args) => words::of_reset_state(args),
             Self::Import(args) => return record_line(&args.record),
             Self::Flatten(args) => words::of_operand(&args.backup),
+            Self::Scratch(args) => words::of_scratch(args),
         };
         words.iter().try_for_each(|word| check_word(word))?;
         shlex::try_join(words.iter().map(String::as_str))

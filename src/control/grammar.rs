@@ -111,6 +111,21 @@ pub struct FlattenArgs {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct ScratchArgs {
+    /// Backup to look into: its id, 8 or more characters of the id's start, its name, or VOLUME@latest
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub backup: String,
+
+    /// Name of the scratch image (default: the backup's)
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+
+    /// Keep it, with what was written to it, when the daemon is restarted
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct SetArgs {
     /// Backup to change
     #[arg(value_parser = NonEmptyStringValueParser::new())]

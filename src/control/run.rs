@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::{
     Accepted, Answer, BackupArgs, Command, ControlFile, DeleteArgs, NewState, ResetStateArgs, RestoreArgs,
-    SetArgs, parse_lines,
+    ScratchArgs, SetArgs, parse_lines,
 };
 use crate::catalog::BackupStatus;
 use crate::operations::{
-    BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, SetRequest,
+    BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, ScratchRequest,
+    SetRequest,
 };
 use crate::types::{BackupId, Refusal, RefusalKind};
 use crate::vfs::{Caller, CommandOutcome, CommandRunner};
@@ -64,6 +65,7 @@ impl Commands {
                 operations.check_reset_state(requester, &args.backup, new_status(args))
             }
             Command::Flatten(args) => operations.check_flatten(requester, &args.backup),
+            Command::Scratch(args) => operations.check_scratch(requester, &scratch_request(args)),
             // Several of them are one request, which is checked as a whole.
             Command::Delete(_) | Command::Import(_) => Ok(()),
         }
@@ -105,6 +107,10 @@ impl Commands {
             Command::Flatten(args) => {
                 let accepted = operations.flatten(requester, &args.backup)?;
                 Ok(Accepted::new().with("backup", accepted.backup).with("job", accepted.job))
+            }
+            Command::Scratch(args) => {
+                let accepted = operations.scratch_image(requester, &scratch_request(args))?;
+                Ok(Accepted::new().with("backup", accepted.backup).with("scratch", accepted.name))
             }
         }
     }
@@ -164,6 +170,10 @@ fn restore_request(args: &RestoreArgs) -> RestoreRequest {
         size_bytes: args.size.map(|size| size.0),
         force: args.force,
     }
+}
+
+fn scratch_request(args: &ScratchArgs) -> ScratchRequest {
+    ScratchRequest { backup: args.backup.clone(), name: args.name.clone(), keep: args.keep }
 }
 
 fn delete_requests(args: &DeleteArgs) -> Vec<DeleteRequest> {

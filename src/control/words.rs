@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::grammar::{BackupArgs, DeleteArgs, ResetStateArgs, RestoreArgs, SetArgs};
+use super::grammar::{BackupArgs, DeleteArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs};
 
 pub(super) fn of_backup(args: &BackupArgs) -> Vec<String> {
     let mut words = Words::default();
@@ -31,6 +31,13 @@ pub(super) fn of_delete(args: &DeleteArgs) -> Vec<String> {
     let mut words = Words::default();
     words.flag("--force", args.force);
     words.finish(&args.backups)
+}
+
+pub(super) fn of_scratch(args: &ScratchArgs) -> Vec<String> {
+    let mut words = Words::default();
+    words.option("--name", args.name.as_deref());
+    words.flag("--keep", args.keep);
+    words.finish([&args.backup])
 }
 
 pub(super) fn of_set(args: &SetArgs) -> Vec<String> {

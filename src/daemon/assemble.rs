@@ -10,6 +10,7 @@ use crate::format::header::CHUNK_SIZE_DEFAULT;
 use crate::jobs::{EventLog, JobQueue, JobQueueOptions};
 use crate::operations::{Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent};
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
+use crate::scratch::ScratchImages;
 use crate::source::dir::DirSource;
 use crate::source::{Source, Sources};
 use crate::sysio::group;
@@ -84,7 +85,8 @@ pub(super) fn operations(
         memory_bytes: config.limits.memory.0,
         restore_step_bytes: RESTORE_STEP_BYTES,
     };
-    Ok(Operations::new(repository, Sources::new(sources), Arc::new(jobs), options))
+    let scratch = ScratchImages::open(&repository, config.limits.scratch.0)?;
+    Ok(Operations::new(repository, Sources::new(sources), Arc::new(jobs), scratch, options))
 }
 
 /// Without a project in the configuration there is one, `default`, which has all sources, no limits, and the

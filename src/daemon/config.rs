@@ -49,6 +49,8 @@ pub struct RepositoryConfig {
 pub struct LimitsConfig {
     pub max_operations: usize,
     pub memory: ByteSize,
+    /// All scratch images together hold no more than this of what was written to them.
+    pub scratch: ByteSize,
     /// Ended jobs stay in `jobs/` for so long, and so many of them.
     pub finished_jobs_seconds: u64,
     pub finished_jobs: usize,
@@ -59,6 +61,7 @@ impl Default for LimitsConfig {
         Self {
             max_operations: 15,
             memory: ByteSize(GIB),
+            scratch: ByteSize(16 * GIB),
             finished_jobs_seconds: 24 * 3600,
             finished_jobs: 1000,
         }

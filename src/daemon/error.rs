@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::fuse::FuseError;
 use crate::repository::RepositoryError;
+use crate::scratch::ScratchError;
 use crate::source::SourceError;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum DaemonError {
 
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
 
     #[error(transparent)]
     Source(#[from] SourceError),

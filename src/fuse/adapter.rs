@@ -17,18 +17,21 @@ use fuser::{
 
 use super::attributes::file_attributes;
 use super::errno::errno;
-use super::server::{GENERATION, Server, caller, guarded};
-use crate::vfs::{Access, Caching, Seek};
+use super::server::{GENERATION, Server, caller, guarded, reply_done};
+use crate::types::ByteRange;
+use crate::vfs::{Access, Allocation, Caching, Seek, VfsError};
 
 /// Requests of readahead and the like that the kernel sends without waiting for the ones before.
 const BACKGROUND_MAX: u16 = 64;
 
-/// Used if the kernel has them: direct reads in parallel, lookups in parallel, attributes with listings.
-const CAPABILITIES: [InitFlags; 4] = [
+/// Used if the kernel has them: direct reads in parallel, lookups in parallel, attributes with listings, and files
+/// that can be mapped though the kernel caches nothing of them (scratch images).
+const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
 impl Filesystem for Server {
@@ -70,7 +73,7 @@ impl Filesystem for Server {
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
-        _size: Option<u64>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
         _mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
@@ -81,9 +84,10 @@ impl Filesystem for Server {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        // What `>` and `touch` do to a control file means nothing and is accepted.
+        // What `>` and `touch` do to a control file or a scratch image means nothing and is accepted.
         let changes_owner = mode.is_some() || uid.is_some() || gid.is_some();
-        guarded("setattr", || match self.vfs.check_writable(inode.0) {
+        let writable = self.vfs.check_writable(inode.0);
+        guarded("setattr", || match writable.and_then(|()| self.vfs.check_size(inode.0, size)) {
             Ok(()) if !changes_owner => self.reply_attributes(inode, reply),
             Ok(()) => reply.error(Errno::EROFS),
             Err(error) => reply.error(errno(&error)),
@@ -162,7 +166,7 @@ impl Filesystem for Server {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("fsync", || self.finish_writing(handle, request, reply));
+        guarded("fsync", || self.sync(handle, request, reply));
     }
 
     fn release(
@@ -267,7 +271,31 @@ impl Filesystem for Server {
         });
     }
 
-    // Nobody makes, moves or removes anything in the tree.
+    fn unlink(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // Every name that can be removed is UTF-8.
+        let name = name.to_str().ok_or(VfsError::NotFound);
+        guarded("unlink", || {
+            reply_done(name.and_then(|name| self.vfs.remove(caller(request), folder.0, name)), reply);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let range = ByteRange::new(offset, length);
+        guarded("fallocate", || {
+            reply_done(self.vfs.allocate(handle.0, range, allocation(mode)), reply);
+        });
+    }
+
+    // Nobody makes or moves anything in the tree.
 
     fn create(
         &self,
@@ -304,10 +332,6 @@ impl Filesystem for Server {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn unlink(&self, _request: &Request, _folder: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
     }
 
@@ -412,17 +436,15 @@ impl Filesystem for Server {
     ) {
         reply.error(Errno::ENOSYS);
     }
+}
 
-    fn fallocate(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
+/// Returns what a mode of `fallocate` asks for, if it is something that a disk can do.
+fn allocation(mode: i32) -> Option<Allocation> {
+    const ZEROES: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const PUNCHES: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Some(Allocation::Reserve),
+        ZEROES | PUNCHES => Some(Allocation::Zero),
+        _ => None,
     }
 }

@@ -18,10 +18,16 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::ReadOnly => Errno::EROFS,
         VfsError::NothingBehind => Errno::ENXIO,
         VfsError::CommandsTooLong { .. } => Errno::EFBIG,
+        VfsError::FixedSize => Errno::EINVAL,
+        VfsError::NotSupported => Errno::EOPNOTSUPP,
+        VfsError::InUse => Errno::EBUSY,
+        VfsError::Full => Errno::ENOSPC,
         VfsError::Refused { kind } => errno_of_refusal(*kind),
-        VfsError::Open { .. } | VfsError::Read { .. } | VfsError::Events { .. } | VfsError::Record { .. } => {
-            Errno::EIO
-        }
+        VfsError::Open { .. }
+        | VfsError::Read { .. }
+        | VfsError::Scratch { .. }
+        | VfsError::Events { .. }
+        | VfsError::Record { .. } => Errno::EIO,
     }
 }
 
@@ -36,14 +42,15 @@ fn errno_of_refusal(kind: RefusalKind) -> Errno {
         | RefusalKind::SnapshotNotFound
         | RefusalKind::BackupNotFound
         | RefusalKind::JobNotFound
-        | RefusalKind::VolumeTypeNotFound => Errno::ENOENT,
+        | RefusalKind::VolumeTypeNotFound
+        | RefusalKind::ScratchNotFound => Errno::ENOENT,
         RefusalKind::VolumeInUse | RefusalKind::InvalidState => Errno::EBUSY,
         RefusalKind::BackupHasDependents => Errno::ENOTEMPTY,
         RefusalKind::VolumeBackupLimitExceeded
         | RefusalKind::VolumeBackupSizeExceedsAvailableQuota
         | RefusalKind::VolumeLimitExceeded
         | RefusalKind::VolumeSizeExceedsAvailableQuota => Errno::EDQUOT,
-        RefusalKind::VolumeExists | RefusalKind::BackupExists => Errno::EEXIST,
+        RefusalKind::VolumeExists | RefusalKind::BackupExists | RefusalKind::ScratchExists => Errno::EEXIST,
         RefusalKind::VolumeTooSmall => Errno::EFBIG,
         RefusalKind::NotAuthorized => Errno::EACCES,
         RefusalKind::ReadOnly => Errno::EROFS,

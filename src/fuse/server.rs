@@ -17,7 +17,7 @@ use fuser::{
 use super::attributes::{file_attributes, file_type};
 use super::errno::errno;
 use super::pool::TaskPool;
-use crate::vfs::{Caller, Entry, Vfs, VfsError, Written};
+use crate::vfs::{Caller, Entry, Execution, Vfs, VfsError, Written};
 
 /// Inodes that are forgotten come back as what they were: see `vfs::inodes`.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -88,7 +88,7 @@ impl Server {
     pub(super) fn write_to(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8], reply: ReplyWrite) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match self.vfs.write(handle, caller, offset, bytes) {
-            Ok(Written::Piece) => reply.written(length),
+            Ok(Written::Stored | Written::Piece) => reply.written(length),
             Ok(Written::Complete(execution)) => self.pool.run(move || match execution.run() {
                 Ok(()) => reply.written(length),
                 Err(error) => reply.error(errno(&error)),
@@ -107,11 +107,27 @@ impl Server {
         }
     }
 
+    /// Runs what commands are left, and makes durable what was written.
+    pub(super) fn sync(&self, handle: FileHandle, request: &Request, reply: ReplyEmpty) {
+        let (vfs, commands) = (Arc::clone(&self.vfs), self.vfs.flush(handle.0, caller(request)));
+        self.pool.run(move || {
+            let run = commands.map_or(Ok(()), Execution::run);
+            reply_done(run.and_then(|()| vfs.sync(handle.0)), reply);
+        });
+    }
+
     pub(super) fn reply_attributes(&self, inode: INodeNo, reply: ReplyAttr) {
         match self.vfs.attributes(inode.0) {
             Ok((attributes, cached_for)) => reply.attr(&cached_for, &file_attributes(inode.0, &attributes)),
             Err(error) => reply.error(errno(&error)),
         }
+    }
+}
+
+pub(super) fn reply_done(done: Result<(), VfsError>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 

@@ -6,12 +6,14 @@
 mod resolve;
 mod uses;
 
+use std::io;
 use std::sync::Arc;
 
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::format::record::ManifestReference;
 use crate::objects::ObjectStore;
 use crate::store::{ChunkStore, LoadingCache, ManifestReader, PageCache, StoreError};
+use crate::sysio::device::{self, ReadAt};
 use crate::types::{ByteRange, ManifestId};
 use uses::{ManifestUse, ManifestUses};
 
@@ -259,6 +261,25 @@ impl Image {
             let region = region_around(number * REGION_BYTES).below(self.size_bytes);
             resolve::resolve(&self.layers, region).map(Segments::from)
         })
+    }
+}
+
+impl ReadAt for Image {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        device::check_within(self.size_bytes, offset, into.len(), io::ErrorKind::UnexpectedEof)?;
+        self.read(offset, into).map(drop).map_err(io::Error::other)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Image::next_data(self, offset).map_err(io::Error::other)
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        Image::next_hole(self, offset).map_err(io::Error::other)
     }
 }
 

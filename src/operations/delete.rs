@@ -70,6 +70,7 @@ impl Operations {
         for (record, request) in selected.iter().zip(requests) {
             check_state(record, request.force)?;
             self.check_no_dependents(record.id, &going)?;
+            self.check_no_scratch(record.id)?;
             planned.insert(record.id, Arc::clone(record));
         }
         let asked = selected.iter().map(|record| record.id).collect();

@@ -17,6 +17,7 @@ mod quota;
 mod recovery;
 mod refusal;
 mod restore;
+mod scratch;
 mod select;
 mod set;
 mod stored;
@@ -36,12 +37,14 @@ pub use flatten::FlattenAccepted;
 pub use quota::{BackupUse, VolumeUse};
 use restore::Targets;
 pub use restore::{RestoreAccepted, RestoreRequest};
+pub use scratch::{ScratchAccepted, ScratchRequest};
 pub use select::VolumeSelection;
 pub use set::SetRequest;
 
 use crate::catalog::Project;
 use crate::jobs::{Budget, JobQueue};
 use crate::repository::Repository;
+use crate::scratch::ScratchImages;
 use crate::source::Sources;
 use crate::types::{ByteSize, Refusal, RefusalKind, SourceName};
 
@@ -78,6 +81,7 @@ pub struct Operations {
     repository: Arc<Repository>,
     sources: Sources,
     jobs: Arc<JobQueue>,
+    scratch: Arc<ScratchImages>,
     options: OperationsOptions,
     /// Shared by all jobs: bytes that are being read, compressed or written.
     budget: Budget,
@@ -97,6 +101,7 @@ impl Operations {
         repository: Arc<Repository>,
         sources: Sources,
         jobs: Arc<JobQueue>,
+        scratch: Arc<ScratchImages>,
         options: OperationsOptions,
     ) -> Arc<Self> {
         let budget = Budget::new(options.memory_bytes);
@@ -104,6 +109,7 @@ impl Operations {
             repository,
             sources,
             jobs,
+            scratch,
             options,
             budget,
             accepting: Mutex::new(()),
@@ -126,6 +132,10 @@ impl Operations {
         &self.jobs
     }
 
+    pub fn scratch(&self) -> &Arc<ScratchImages> {
+        &self.scratch
+    }
+
     pub fn projects(&self) -> &[Project] {
         &self.options.projects
     }
@@ -139,6 +149,7 @@ impl Operations {
             // Ends by being disconnected.
             let _ = recovering.recv_deadline(deadline);
         }
+        self.scratch.close();
         running
     }
 

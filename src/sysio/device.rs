@@ -14,6 +14,16 @@ pub trait ReadAt: Send + Sync {
 
     /// Fills `into`; `UnexpectedEof`, and nothing read, when it would reach beyond the end.
     fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Returns the first offset from here on that is not in a hole; what knows of no holes has none.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok((offset < self.size_bytes()).then_some(offset))
+    }
+
+    /// Returns the first offset from here on that is in a hole; the end counts as one.
+    fn next_hole(&self, _offset: u64) -> io::Result<u64> {
+        Ok(self.size_bytes())
+    }
 }
 
 /// Bytes that can be written at any offset too. The length stays.
@@ -32,6 +42,14 @@ impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
 
     fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         (**self).read_exact_at(offset, into)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        (**self).next_data(offset)
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        (**self).next_hole(offset)
     }
 }
 
@@ -117,6 +135,21 @@ impl<D: ReadAt> ReadAt for Window<D> {
     fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         check_within(self.size_bytes, offset, into.len(), io::ErrorKind::UnexpectedEof)?;
         self.device.read_exact_at(self.start + offset, into)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        if offset >= self.size_bytes {
+            return Ok(None);
+        }
+        let data = self.device.next_data(self.start + offset)?.map(|data| data - self.start);
+        Ok(data.filter(|data| *data < self.size_bytes))
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        if offset >= self.size_bytes {
+            return Ok(self.size_bytes);
+        }
+        Ok((self.device.next_hole(self.start + offset)? - self.start).min(self.size_bytes))
     }
 }
 

@@ -146,6 +146,12 @@ uuid_id!(
     "a repository id"
 );
 
+uuid_id!(
+    /// The id of a scratch image: two of the same name, one after the other, are not the same.
+    ScratchId,
+    "the id of a scratch image"
+);
+
 /// What a source calls a volume for as long as it exists: an RBD image id, or a UUID derived from a file's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

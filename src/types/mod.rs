@@ -8,7 +8,7 @@ mod refusal;
 mod size;
 mod timestamp;
 
-pub use ids::{BackupId, ChunkId, IdError, ManifestId, PackId, RepositoryId, VolumeId};
+pub use ids::{BackupId, ChunkId, IdError, ManifestId, PackId, RepositoryId, ScratchId, VolumeId};
 pub use metadata::VolumeMetadata;
 pub use names::{NameError, ProjectName, SnapshotName, SourceName, VolumeName};
 pub use range::ByteRange;

@@ -31,6 +31,8 @@ pub enum RefusalKind {
     ReadOnly,
     BackupExists,
     InvalidRecord,
+    ScratchNotFound,
+    ScratchExists,
     /// The source cannot be reached or refuses us: not the command's fault, and worth trying again.
     SourceUnavailable,
     /// The repository or this machine failed: the sentence names the object and the cause.
@@ -61,6 +63,8 @@ impl RefusalKind {
             Self::ReadOnly => "ReadOnly",
             Self::BackupExists => "BackupExists",
             Self::InvalidRecord => "InvalidRecord",
+            Self::ScratchNotFound => "ScratchNotFound",
+            Self::ScratchExists => "ScratchExists",
             Self::SourceUnavailable => "SourceUnavailable",
             Self::Failed => "Failed",
         }

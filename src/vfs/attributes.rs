@@ -7,6 +7,8 @@ use super::owners::Owner;
 use super::tree::link_target;
 use super::{Vfs, VfsError};
 use crate::catalog::BackupRecord;
+use crate::scratch::ScratchImage;
+use crate::sysio::device::ReadAt;
 use crate::types::Timestamp;
 
 /// A good read of an image: several chunks, and as much as one FUSE request carries.
@@ -39,6 +41,8 @@ impl Vfs {
             | Node::BackupsFolder
             | Node::JobsFolder
             | Node::QuotasFolder => Ok(folder(0o555, operator, self.started_at)),
+            // Everybody removes his own here, and nothing else, as in /tmp. What is made here, control/scratch makes.
+            Node::ScratchFolder => Ok(folder(0o1777, operator, self.started_at)),
             Node::SourceFolder(source) => Ok(self.held(&self.holders_of_source(source))),
             Node::VolumeFolder(source, volume) => Ok(self.held(&self.holders_of_volume(source, volume))),
             Node::BackupFolder(id) => {
@@ -54,12 +58,19 @@ impl Vfs {
                 Ok(self.link(&record, record.updated_at))
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
+            Node::Scratch(id) => self.scratch_attributes(*id),
             Node::Events => Ok(text(self.events.length(), 0o440, operator, self.events.last_at())),
             Node::Control(_) => {
                 let owner = Owner { gid: self.control_group, ..operator };
                 Ok(text(0, 0o660, owner, self.started_at))
             }
-            Node::Readme | Node::Status | Node::Info(_) | Node::Record(_) | Node::Job(_) | Node::Quota(_) => {
+            Node::Readme
+            | Node::Status
+            | Node::Info(_)
+            | Node::Record(_)
+            | Node::Job(_)
+            | Node::Quota(_)
+            | Node::ScratchInfo(_) => {
                 let document = self.document(node)?;
                 Ok(text(document.text.len() as u64, document.mode, document.owner, document.time))
             }
@@ -95,6 +106,19 @@ impl Vfs {
 }
 
 impl Attributes {
+    pub(super) fn of_scratch(image: &ScratchImage, owner: Owner) -> Self {
+        Self {
+            kind: NodeKind::File,
+            size_bytes: image.size_bytes(),
+            // Not only what was written: programs take a file without blocks for one hole.
+            blocks: image.allocated_bytes().div_ceil(STAT_BLOCK_BYTES),
+            block_bytes: IMAGE_BLOCK_BYTES,
+            mode: 0o640,
+            owner,
+            time: image.changed_at(),
+        }
+    }
+
     fn of_kind(self, kind: NodeKind) -> Self {
         Self { kind, ..self }
     }

@@ -16,8 +16,8 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 8] =
-    ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
+pub const CONTROL_FILES: [&str; 9] =
+    ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "scratch", "set"];
 
 /// Who wrote a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +127,8 @@ impl State {
 
 /// What a write came to.
 pub enum Written {
+    /// It is in the file: a scratch image.
+    Stored,
     /// Kept, as a piece of a longer text.
     Piece,
     /// To be run; the write succeeds or fails with it.

@@ -39,7 +39,8 @@ impl Vfs {
             Node::Record(id) => self.exported_record(*id),
             Node::Job(id) => self.job(*id),
             Node::Quota(project) => self.quota(project),
-            Node::Events | Node::Control(_) | Node::Image(_) => Err(VfsError::NotFound),
+            Node::ScratchInfo(id) => self.scratch_info(*id),
+            Node::Events | Node::Control(_) | Node::Image(_) | Node::Scratch(_) => Err(VfsError::NotFound),
             Node::BackupLink(_) | Node::LatestLink(_) => Err(VfsError::NotFound),
             Node::Root
             | Node::ControlFolder
@@ -49,7 +50,8 @@ impl Vfs {
             | Node::BackupsFolder
             | Node::BackupFolder(_)
             | Node::JobsFolder
-            | Node::QuotasFolder => Err(VfsError::IsAFolder),
+            | Node::QuotasFolder
+            | Node::ScratchFolder => Err(VfsError::IsAFolder),
         }
     }
 
@@ -127,7 +129,7 @@ impl Vfs {
 }
 
 /// Returns the value as one line of JSON.
-fn line(value: &impl Serialize) -> String {
+pub(super) fn line(value: &impl Serialize) -> String {
     let mut json = serde_json::to_string(value).unwrap_or_default();
     json.push('\n');
     json

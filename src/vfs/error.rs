@@ -63,6 +63,26 @@ pub enum VfsError {
         source: Arc<StoreError>,
     },
 
+    /// A scratch image keeps the size of its backup, as a disk does.
+    #[error("its size cannot be changed")]
+    FixedSize,
+
+    #[error("this is not done to it")]
+    NotSupported,
+
+    /// It is being copied or changed as a whole.
+    #[error("it is in use")]
+    InUse,
+
+    #[error("the scratch images hold as much as they may")]
+    Full,
+
+    #[error("a scratch image cannot be read or written")]
+    Scratch {
+        #[source]
+        source: io::Error,
+    },
+
     #[error("the events cannot be read")]
     Events {
         #[source]

@@ -8,10 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::VfsError;
 use super::control_file::{OpenControl, copy};
 use super::listing::OpenFolder;
+use super::scratch::OpenScratch;
 use crate::catalog::BackupRecord;
 use crate::image::Image;
 use crate::jobs::EventReader;
-use crate::types::BackupId;
+use crate::scratch::ScratchImage;
+use crate::types::{BackupId, ScratchId};
 
 /// Something open.
 #[derive(Clone)]
@@ -20,6 +22,7 @@ pub(super) enum Open {
     Text(Arc<str>),
     Events(Arc<EventReader>),
     Control(Arc<OpenControl>),
+    Scratch(Arc<OpenScratch>),
     Folder(Arc<OpenFolder>),
 }
 
@@ -88,6 +91,15 @@ impl HandleTable {
         self.read().images.get(&id).map(|(image, _)| Arc::clone(image))
     }
 
+    /// Returns a scratch image that somebody has open, removed or not.
+    pub(super) fn scratch(&self, id: ScratchId) -> Option<Arc<ScratchImage>> {
+        let openings = self.read();
+        openings.by_handle.values().find_map(|open| match open {
+            Open::Scratch(open) if open.image().about().id == id => Some(Arc::clone(open.image())),
+            _ => None,
+        })
+    }
+
     pub(super) fn count(&self) -> usize {
         self.read().by_handle.len()
     }
@@ -112,6 +124,7 @@ impl Open {
             }
             Self::Events(reader) => reader.read(offset, into).map_err(|source| VfsError::Events { source }),
             Self::Control(control) => Ok(control.read(offset, into)),
+            Self::Scratch(scratch) => scratch.read(offset, into),
             Self::Folder(_) => Err(VfsError::BadHandle { handle }),
         }
     }
@@ -120,6 +133,7 @@ impl Open {
     pub(super) fn seek(&self, handle: u64, offset: u64, seek: Seek) -> Result<u64, VfsError> {
         match self {
             Self::Image(image) => image.seek(offset, seek),
+            Self::Scratch(scratch) => scratch.seek(offset, seek),
             Self::Text(text) => {
                 let end = text.len() as u64;
                 let found = if seek == Seek::Data { offset } else { end };

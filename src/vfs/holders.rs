@@ -46,7 +46,11 @@ impl Vfs {
     /// must not take it for granted then: it would tell one user what another one has found.
     pub(super) fn depends_on_viewer(&self, node: &Node) -> bool {
         match node {
-            Node::BackupFolder(_) | Node::Job(_) | Node::Quota(_) => self.owners.are_several(),
+            Node::BackupFolder(_)
+            | Node::Job(_)
+            | Node::Quota(_)
+            | Node::Scratch(_)
+            | Node::ScratchInfo(_) => self.owners.are_several(),
             Node::VolumeFolder(source, volume) => {
                 let holders = self.holders_of_source(source);
                 holders.len() > 1 || holders != self.holders_of_volume(source, volume)
@@ -67,7 +71,8 @@ impl Vfs {
             | Node::Info(_)
             | Node::Record(_)
             | Node::JobsFolder
-            | Node::QuotasFolder => false,
+            | Node::QuotasFolder
+            | Node::ScratchFolder => false,
         }
     }
 

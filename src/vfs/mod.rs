@@ -19,6 +19,7 @@ mod names;
 mod node;
 mod owners;
 mod quotas;
+mod scratch;
 mod tree;
 mod viewer;
 mod volumes;
@@ -41,9 +42,10 @@ use crate::catalog::{BackupRecord, Project};
 use crate::jobs::{EventLog, JobQueue};
 use crate::operations::Operations;
 use crate::repository::{Repository, RepositoryError};
+use crate::scratch::ScratchImages;
 use crate::source::Sources;
 use crate::sysio::clock;
-use crate::types::{BackupId, Timestamp};
+use crate::types::{BackupId, ByteRange, Timestamp};
 use control_file::{ControlFiles, OpenControl};
 use handles::{HandleTable, Open, OpenImage};
 use inodes::InodeTable;
@@ -56,6 +58,7 @@ use volumes::VolumeListings;
 /// What a tree shows.
 pub struct VfsParts {
     pub repository: Arc<Repository>,
+    pub scratch: Arc<ScratchImages>,
     pub sources: Sources,
     pub jobs: Arc<JobQueue>,
     pub events: Arc<EventLog>,
@@ -78,6 +81,7 @@ impl VfsParts {
         let quotas: Arc<dyn UseCounter> = operations.clone();
         Self {
             repository: Arc::clone(operations.repository()),
+            scratch: Arc::clone(operations.scratch()),
             sources: operations.sources().clone(),
             jobs: Arc::clone(operations.jobs()),
             events,
@@ -93,6 +97,7 @@ impl VfsParts {
 
 pub struct Vfs {
     repository: Arc<Repository>,
+    scratch: Arc<ScratchImages>,
     jobs: Arc<JobQueue>,
     events: Arc<EventLog>,
     volumes: VolumeListings,
@@ -121,6 +126,15 @@ pub enum Access {
     Write,
 }
 
+/// What somebody wants of a range of a file, other than its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// That it reads as zeros, its space given back.
+    Zero,
+    /// That there is room for it.
+    Reserve,
+}
+
 /// How the kernel may keep what it reads from a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caching {
@@ -140,6 +154,7 @@ impl Vfs {
     pub fn new(parts: VfsParts) -> Arc<Self> {
         Arc::new(Self {
             repository: parts.repository,
+            scratch: parts.scratch,
             jobs: parts.jobs,
             events: parts.events,
             volumes: VolumeListings::new(&parts.sources, parts.listing_times),
@@ -190,10 +205,10 @@ impl Vfs {
         Ok((self.attributes_of(&node)?, node.attributes_cached_for()))
     }
 
-    /// Says whether a file can be written to, by anybody: only control files can.
+    /// Says whether a file can be written to, by anybody: only control files and scratch images can.
     pub fn check_writable(&self, inode: u64) -> Result<(), VfsError> {
         match *self.inodes.node(inode)? {
-            Node::Control(_) => Ok(()),
+            Node::Control(_) | Node::Scratch(_) => Ok(()),
             _ => Err(VfsError::ReadOnly),
         }
     }
@@ -217,6 +232,7 @@ impl Vfs {
                 (Open::Control(Arc::new(open)), Caching::Direct)
             }
             Node::Image(id) => (Open::Image(self.open_image(id)?), Caching::Keep),
+            Node::Scratch(id) => (Open::Scratch(Arc::new(self.open_scratch(id, access)?)), Caching::Direct),
             Node::Events => (Open::Events(Arc::new(self.events.reader())), Caching::Direct),
             ref text => {
                 let caching = if *text == Node::Readme { Caching::Keep } else { Caching::Direct };
@@ -234,6 +250,14 @@ impl Vfs {
         }
         let folder = OpenFolder::new(node, self.viewer(caller).settled());
         Ok(self.handles.insert(Open::Folder(Arc::new(folder))))
+    }
+
+    /// Removes a name from a folder: only scratch images can be removed, by whom they belong to.
+    pub fn remove(&self, caller: Caller, folder: u64, name: &str) -> Result<(), VfsError> {
+        match *self.inodes.node(folder)? {
+            Node::ScratchFolder => self.remove_scratch(caller, name),
+            _ => Err(VfsError::ReadOnly),
+        }
     }
 
     pub fn close(&self, handle: u64) {
@@ -254,7 +278,40 @@ impl Vfs {
     pub fn write(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8]) -> Result<Written, VfsError> {
         match self.handles.get(handle)? {
             Open::Control(control) => control.write(caller, offset, bytes),
+            Open::Scratch(scratch) => scratch.write(offset, bytes).map(|()| Written::Stored),
             Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
+        }
+    }
+
+    /// Makes a range of an open file read as zeros, or sees that there is room for it.
+    pub fn allocate(
+        &self,
+        handle: u64,
+        range: ByteRange,
+        allocation: Option<Allocation>,
+    ) -> Result<(), VfsError> {
+        match (self.handles.get(handle)?, allocation) {
+            (Open::Scratch(scratch), Some(allocation)) => scratch.allocate(range, allocation),
+            _ => Err(VfsError::NotSupported),
+        }
+    }
+
+    /// Refuses a size that a file cannot get. An empty one is what `>` asks for before it writes, and means nothing
+    /// here, as on a block device.
+    pub fn check_size(&self, inode: u64, wanted: Option<u64>) -> Result<(), VfsError> {
+        let Node::Scratch(id) = *self.inodes.node(inode)? else { return Ok(()) };
+        match wanted {
+            None | Some(0) => Ok(()),
+            Some(size) if size == self.scratch_attributes(id)?.size_bytes => Ok(()),
+            Some(_) => Err(VfsError::FixedSize),
+        }
+    }
+
+    /// Makes durable what was written to an open file. May take as long as the disk takes.
+    pub fn sync(&self, handle: u64) -> Result<(), VfsError> {
+        match self.handles.get(handle)? {
+            Open::Scratch(scratch) => scratch.sync(),
+            _ => Ok(()),
         }
     }
 
@@ -303,7 +360,7 @@ impl Vfs {
     fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>, VfsError> {
         match self.handles.get(handle)? {
             Open::Folder(folder) => Ok(folder),
-            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Control(_) => {
+            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Control(_) | Open::Scratch(_) => {
                 Err(VfsError::BadHandle { handle })
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::jobs::JobId;
-use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
+use crate::types::{BackupId, ProjectName, ScratchId, SourceName, VolumeName};
 
 /// One file, folder or link of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,6 +33,11 @@ pub enum Node {
     QuotasFolder,
     /// What a project uses of its limits.
     Quota(ProjectName),
+    ScratchFolder,
+    /// A scratch image: one that is made again under its name is another file.
+    Scratch(ScratchId),
+    /// What it is a view of, and what was written to it.
+    ScratchInfo(ScratchId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,8 @@ impl Node {
             | Self::BackupsFolder
             | Self::BackupFolder(_)
             | Self::JobsFolder
-            | Self::QuotasFolder => NodeKind::Folder,
+            | Self::QuotasFolder
+            | Self::ScratchFolder => NodeKind::Folder,
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
@@ -68,7 +74,9 @@ impl Node {
             | Self::Info(_)
             | Self::Record(_)
             | Self::Job(_)
-            | Self::Quota(_) => NodeKind::File,
+            | Self::Quota(_)
+            | Self::Scratch(_)
+            | Self::ScratchInfo(_) => NodeKind::File,
         }
     }
 
@@ -95,7 +103,8 @@ impl Node {
             | Self::VolumesFolder
             | Self::BackupsFolder
             | Self::JobsFolder
-            | Self::QuotasFolder => LONG,
+            | Self::QuotasFolder
+            | Self::ScratchFolder => LONG,
             Self::SourceFolder(_) | Self::VolumeFolder(..) | Self::Job(_) | Self::Quota(_) => SHORT,
             // Who has seen a delete end, or a name change, finds it so at once.
             Self::BackupLink(_)
@@ -103,7 +112,9 @@ impl Node {
             | Self::BackupFolder(_)
             | Self::Image(_)
             | Self::Info(_)
-            | Self::Record(_) => Duration::ZERO,
+            | Self::Record(_)
+            | Self::Scratch(_)
+            | Self::ScratchInfo(_) => Duration::ZERO,
         }
     }
 
@@ -122,7 +133,9 @@ impl Node {
             | Self::BackupsFolder
             | Self::BackupFolder(_)
             | Self::JobsFolder
-            | Self::QuotasFolder => SHORT,
+            | Self::QuotasFolder
+            | Self::ScratchFolder
+            | Self::Scratch(_) => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
             // Who follows the events with tail looks at their length again and again.
@@ -132,7 +145,8 @@ impl Node {
             | Self::Info(_)
             | Self::Record(_)
             | Self::Job(_)
-            | Self::Quota(_) => Duration::ZERO,
+            | Self::Quota(_)
+            | Self::ScratchInfo(_) => Duration::ZERO,
         }
     }
 }

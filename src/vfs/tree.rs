@@ -17,13 +17,14 @@ use crate::jobs::JobId;
 use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// What is in the root, sorted.
-const ROOT_CHILDREN: [(&str, Node); 8] = [
+const ROOT_CHILDREN: [(&str, Node); 9] = [
     ("README", Node::Readme),
     ("backups", Node::BackupsFolder),
     ("control", Node::ControlFolder),
     ("events", Node::Events),
     ("jobs", Node::JobsFolder),
     ("quotas", Node::QuotasFolder),
+    ("scratch", Node::ScratchFolder),
     ("status.json", Node::Status),
     ("volumes", Node::VolumesFolder),
 ];
@@ -65,6 +66,7 @@ impl Vfs {
                 let mut projects = self.quotas_for(viewer);
                 projects.find(|project| project.as_str() == name).map(|project| Node::Quota(project.clone()))
             }
+            Node::ScratchFolder => self.scratch_called(viewer, name),
             Node::Readme
             | Node::Status
             | Node::Events
@@ -75,7 +77,9 @@ impl Vfs {
             | Node::Info(_)
             | Node::Record(_)
             | Node::Job(_)
-            | Node::Quota(_) => return Err(VfsError::NotAFolder),
+            | Node::Quota(_)
+            | Node::Scratch(_)
+            | Node::ScratchInfo(_) => return Err(VfsError::NotAFolder),
         };
         found.ok_or(VfsError::NotFound)
     }
@@ -112,6 +116,7 @@ impl Vfs {
             Node::QuotasFolder => Children::named(
                 self.quotas_for(viewer).map(|project| (project.to_string(), Node::Quota(project.clone()))),
             ),
+            Node::ScratchFolder => Children::named(self.scratch_children(viewer)),
             Node::Readme
             | Node::Status
             | Node::Events
@@ -122,7 +127,9 @@ impl Vfs {
             | Node::Info(_)
             | Node::Record(_)
             | Node::Job(_)
-            | Node::Quota(_) => return Err(VfsError::NotAFolder),
+            | Node::Quota(_)
+            | Node::Scratch(_)
+            | Node::ScratchInfo(_) => return Err(VfsError::NotAFolder),
         })
     }
 

@@ -67,7 +67,8 @@ impl Engine {
             restore_step_bytes: RESTORE_STEP_BYTES,
         };
         change(&mut options);
-        let operations = Operations::new(opened, Sources::new(sources), jobs, options);
+        let scratch = amberfs::scratch::ScratchImages::open(&opened, 1 << 30).unwrap();
+        let operations = Operations::new(opened, Sources::new(sources), jobs, scratch, options);
         operations.recover();
         Self { operations, repository: repository.to_owned() }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use amberfs::catalog::{Project, Quota};
 use amberfs::jobs::{EventLog, JobQueue, JobQueueOptions};
 use amberfs::operations::{BackupUse, VolumeUse};
+use amberfs::scratch::ScratchImages;
 use amberfs::source::{
     InUse, Snapshot, SnapshotInfo, Source, SourceError, Sources, VolumeInfo, VolumeWriter,
 };
@@ -217,6 +218,7 @@ pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Ec
     let short = std::time::Duration::from_millis(300);
     VfsParts {
         repository: Arc::clone(&hand_made.repository),
+        scratch: ScratchImages::open(&hand_made.repository, 1 << 30).unwrap(),
         sources: Sources::new(sources),
         jobs: jobs(),
         events: EventLog::open(hand_made.repository.state_folder()),

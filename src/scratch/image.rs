@@ -1,0 +1,250 @@
+//! One scratch image and its files.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::ScratchError;
+use super::about::{self, About};
+use super::map::{BLOCK_BYTES, BlockMap};
+use super::overlay::Overlay;
+use super::space::Space;
+use crate::image::Image;
+use crate::repository::Repository;
+use crate::sysio::device::{ReadAt, WriteAt};
+use crate::sysio::{PathError, holes, rename};
+use crate::types::ByteRange;
+
+/// One scratch image. It can be read and written as long as somebody holds it, even when it has been removed.
+pub struct ScratchImage {
+    about: About,
+    pub(super) folder: PathBuf,
+    overlay: Overlay,
+    users: Mutex<Users>,
+}
+
+/// Who uses a scratch image: any number of writers, or one who wants it to stand still.
+#[derive(Default)]
+struct Users {
+    writers: usize,
+    taken: Option<&'static str>,
+}
+
+impl ScratchImage {
+    pub(super) fn create(
+        path: &Path,
+        about: About,
+        base: Arc<Image>,
+        space: &Arc<Space>,
+    ) -> Result<Self, ScratchError> {
+        fs::create_dir(path).map_err(|error| PathError::new("create folder", path, error))?;
+        let image = Self::on_files(path, about, base, space)?;
+        if image.about.keep {
+            // Its first map is there before it says that it is to be kept.
+            image.sync().map_err(|error| PathError::new("sync", path, error))?;
+        }
+        image.about.write(path)?;
+        rename::sync_folder(path).map_err(|error| PathError::new("sync folder", path, error))?;
+        Ok(image)
+    }
+
+    pub(super) fn reopen(
+        repository: &Repository,
+        path: &Path,
+        mut about: About,
+        space: &Arc<Space>,
+    ) -> Result<Self, ScratchError> {
+        let base = repository.image(about.backup)?;
+        if ReadAt::size_bytes(base.as_ref()) != about.size_bytes {
+            let why = format!("backup {} has another size than it had", about.backup);
+            return Err(PathError::new("open", path, io::Error::new(io::ErrorKind::InvalidData, why)).into());
+        }
+        // After a restart of the machine, what was not synced may be there in part only.
+        let is_same_boot = about.boot_id.is_some() && about.boot_id == about::boot_id();
+        let (from, to) = if is_same_boot { ("map", "map.synced") } else { ("map.synced", "map") };
+        let failed = |action, error| ScratchError::from(PathError::new(action, path, error));
+        if is_same_boot {
+            open_file(&path.join("data"))?.sync_data().map_err(|error| failed("sync", error))?;
+        }
+        copy_durably(path, from, to).map_err(|error| failed("take over the map of", error))?;
+        about.boot_id = about::boot_id();
+        about.write(path)?;
+        Self::on_files(path, about, base, space)
+    }
+
+    fn on_files(
+        path: &Path,
+        about: About,
+        base: Arc<Image>,
+        space: &Arc<Space>,
+    ) -> Result<Self, ScratchError> {
+        let blocks = about.size_bytes.div_ceil(BLOCK_BYTES);
+        let data = open_file(&path.join("data"))?;
+        let (now, synced) = (open_file(&path.join("map"))?, open_file(&path.join("map.synced"))?);
+        let overlay = data
+            .set_len(about.size_bytes)
+            .and_then(|()| BlockMap::new(now, synced, blocks))
+            .and_then(|map| Overlay::new(base, data, map, Arc::clone(space)))
+            .map_err(|error| PathError::new("open", path, error))?;
+        Ok(Self { about, folder: path.to_owned(), overlay, users: Mutex::default() })
+    }
+
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Bytes that were written to it, in blocks of 4 KiB.
+    pub fn held_bytes(&self) -> u64 {
+        self.overlay.held_bytes()
+    }
+
+    /// What is not a hole, about: the backup's, and what was written.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.about.backup_allocated_bytes + self.held_bytes()
+    }
+
+    /// When it was last written to.
+    pub fn changed_at(&self) -> SystemTime {
+        self.overlay.changed_at().unwrap_or_else(|_| self.about.created_at.to_system_time())
+    }
+
+    /// Makes a range read as zeros, and gives its space back.
+    pub fn discard(&self, range: ByteRange) -> io::Result<()> {
+        self.overlay.discard(range)
+    }
+
+    /// Opens it for writing, until the guard is dropped.
+    pub fn begin_writing(self: &Arc<Self>) -> Result<Writing, ScratchError> {
+        let mut users = self.users();
+        self.check_not_taken(&users)?;
+        users.writers += 1;
+        Ok(Writing { image: Arc::clone(self) })
+    }
+
+    /// Takes it for somebody alone, until the guard is dropped: nobody else writes to it, removes it or takes it.
+    pub fn take(self: &Arc<Self>, what_for: &'static str) -> Result<Taken, ScratchError> {
+        let mut users = self.users();
+        self.check_not_taken(&users)?;
+        if users.writers > 0 {
+            let name = self.about.name.clone();
+            let advice = "unmount it and detach its loop device first";
+            return Err(ScratchError::Busy { name, what: "open for writing", advice });
+        }
+        users.taken = Some(what_for);
+        Ok(Taken { image: Arc::clone(self) })
+    }
+
+    /// Refuses to remove what somebody has taken.
+    pub(super) fn check_removable(&self) -> Result<(), ScratchError> {
+        self.check_not_taken(&self.users())
+    }
+
+    fn check_not_taken(&self, users: &Users) -> Result<(), ScratchError> {
+        match users.taken {
+            None => Ok(()),
+            Some(what) => {
+                let advice = "wait for the job to end, or cancel it";
+                Err(ScratchError::Busy { name: self.about.name.clone(), what, advice })
+            }
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadAt for ScratchImage {
+    fn size_bytes(&self) -> u64 {
+        self.about.size_bytes
+    }
+
+    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.overlay.read_exact_at(offset, into)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.overlay.next_data(offset)
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        self.overlay.next_hole(offset)
+    }
+}
+
+impl WriteAt for ScratchImage {
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.overlay.write_all_at(offset, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.overlay.sync()
+    }
+}
+
+/// Somebody has a scratch image open for writing.
+pub struct Writing {
+    image: Arc<ScratchImage>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.image.users().writers -= 1;
+    }
+}
+
+/// Somebody has a scratch image for himself.
+pub struct Taken {
+    image: Arc<ScratchImage>,
+}
+
+impl Taken {
+    pub fn image(&self) -> &Arc<ScratchImage> {
+        &self.image
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.image.users().taken = None;
+    }
+}
+
+fn open_file(path: &Path) -> Result<File, PathError> {
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| PathError::new("open", path, error))
+}
+
+/// Puts one of the maps in the place of the other.
+fn copy_durably(folder: &Path, from: &str, to: &str) -> io::Result<()> {
+    let new = folder.join("map.new");
+    // Holes stay holes.
+    let (source, copy) = (File::open(folder.join(from))?, File::create(&new)?);
+    let length = source.metadata()?.len();
+    copy.set_len(length)?;
+    let mut position = 0;
+    while let Some(data) = holes::next_data(&source, position, length)? {
+        copy_range(&source, &copy, data.clone())?;
+        position = data.end;
+    }
+    copy.sync_all()?;
+    fs::rename(&new, folder.join(to))?;
+    rename::sync_folder(folder)
+}
+
+fn copy_range(source: &File, copy: &File, range: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut position = range.start;
+    while position < range.end {
+        let length = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..length).unwrap_or_default();
+        source.read_exact_at(piece, position)?;
+        copy.write_all_at(piece, position)?;
+        position += length as u64;
+    }
+    Ok(())
+}
