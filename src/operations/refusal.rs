@@ -1,6 +1,7 @@
 //! Errors of the layers below, as users see them: with the contract's name and the whole chain of causes.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use crate::catalog::CatalogError;
@@ -20,6 +21,11 @@ pub(super) fn sentence(error: &dyn Error) -> String {
         cause = error.source();
     }
     sentence
+}
+
+/// What a backup or a scratch image cannot give.
+pub(super) fn unreadable(error: io::Error) -> Refusal {
+    Refusal::new(RefusalKind::Failed, sentence(&error))
 }
 
 impl From<SourceError> for Refusal {

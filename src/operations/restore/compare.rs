@@ -6,10 +6,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::super::differing::COMPARED_BLOCK;
-use crate::image::Image;
+use super::super::refusal::unreadable;
 use crate::jobs::{JobControl, JobEnd};
 use crate::source::VolumeWriter;
-use crate::types::{ByteRange, MIB, Refusal};
+use crate::sysio::device::ReadAt;
+use crate::types::{ByteRange, MIB};
 
 /// So many blocks are looked at, spread over the image.
 const SAMPLES: u64 = 64;
@@ -43,7 +44,7 @@ impl Comparison {
 
     /// Looks at a sample of the image's data. What cannot be read in the volume counts as different.
     pub(super) fn decide(
-        image: &Image,
+        image: &dyn ReadAt,
         writer: &dyn VolumeWriter,
         always_below: u64,
         control: &JobControl,
@@ -54,12 +55,12 @@ impl Comparison {
         for number in 0..SAMPLES {
             control.checkpoint()?;
             let offset = number.saturating_mul(slice).saturating_add(random_below(slice));
-            let Some(data) = image.next_data(offset).map_err(Refusal::from)? else { break };
+            let Some(data) = image.next_data(offset).map_err(unreadable)? else { break };
             let block = ByteRange::new(data, 1).rounded_out(COMPARED_BLOCK as u64).below(image.size_bytes());
             let length = usize::try_from(block.len()).unwrap_or(COMPARED_BLOCK);
             wanted.resize(length, 0);
             there.resize(length, 0);
-            image.read(block.start(), &mut wanted).map_err(Refusal::from)?;
+            image.read_exact_at(block.start(), &mut wanted).map_err(unreadable)?;
             taken += 1;
             if writer.read(block, &mut there).is_ok() && wanted == there {
                 equal += 1;

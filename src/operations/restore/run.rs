@@ -9,9 +9,9 @@ use super::resume::{Found, patiently};
 use super::target::{Reservation, Target, with_type};
 use super::write::{self, DataRanges, Filling};
 use crate::catalog::RestoreTarget;
-use crate::image::Image;
 use crate::jobs::{JobControl, JobEnd, Stop};
 use crate::source::{SourceError, VolumeWriter};
+use crate::sysio::device::ReadAt;
 use crate::types::{BackupId, Refusal, RefusalKind};
 
 /// On a volume that is not, or not completely, what its backup was.
@@ -75,16 +75,21 @@ impl RestoreJob {
     }
 
     fn restore(&mut self, control: &JobControl) -> Result<(), JobEnd> {
-        let image = self.operations.repository.image(self.id).map_err(Refusal::from)?;
+        let image = self.contents()?;
         control.set_total(image.size_bytes());
         if self.target.stored.is_new {
-            self.fill_new(&image, control)
+            self.fill_new(image.as_ref(), control)
         } else {
-            self.overwrite(&image, control)
+            self.overwrite(image.as_ref(), control)
         }
     }
 
-    fn fill_new(&mut self, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+    /// What the volume is to hold.
+    fn contents(&self) -> Result<Arc<dyn ReadAt>, Refusal> {
+        Ok(self.operations.repository.image(self.id)?)
+    }
+
+    fn fill_new(&mut self, image: &dyn ReadAt, control: &JobControl) -> Result<(), JobEnd> {
         let found = match self.beginning {
             Beginning::Fresh => Found::Nothing,
             Beginning::Resumed => self.find_new(control)?,
@@ -143,7 +148,7 @@ impl RestoreJob {
     }
 
     /// Makes an existing volume equal to the backup, and zero behind its end.
-    fn overwrite(&mut self, image: &Image, control: &JobControl) -> Result<(), JobEnd> {
+    fn overwrite(&mut self, image: &dyn ReadAt, control: &JobControl) -> Result<(), JobEnd> {
         let writer = self.open_existing(self.beginning, control)?;
         if writer.size_bytes() < image.size_bytes() {
             let sentence = format!("volume {} was made smaller than the backup", self.target.name());
@@ -162,7 +167,7 @@ impl RestoreJob {
     /// Writes the image's data from an offset on, step by step, and makes each step durable.
     fn fill(
         &mut self,
-        image: &Image,
+        image: &dyn ReadAt,
         writer: &dyn VolumeWriter,
         comparison: &Comparison,
         from: u64,

@@ -7,10 +7,11 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::super::differing::differing;
+use super::super::refusal::unreadable;
 use super::compare::Comparison;
-use crate::image::Image;
 use crate::jobs::{Budget, JobControl, JobEnd, Lease};
 use crate::source::{SourceError, VolumeWriter};
+use crate::sysio::device::ReadAt;
 use crate::types::{ByteRange, KIB, Refusal};
 
 /// One write: large, so that the source has little to do per byte.
@@ -26,13 +27,13 @@ const BUFFERS_TO_COMPARE: u64 = 3;
 
 /// The data of an image in pieces of one write, ascending.
 pub(super) struct DataRanges<'a> {
-    image: &'a Image,
+    image: &'a dyn ReadAt,
     /// What is left of a run of data. Kept from step to step: to find its end again would cost a walk over its extents.
     run: ByteRange,
 }
 
 impl<'a> DataRanges<'a> {
-    pub(super) fn starting_at(image: &'a Image, offset: u64) -> Self {
+    pub(super) fn starting_at(image: &'a dyn ReadAt, offset: u64) -> Self {
         Self { image, run: ByteRange::new(offset, 0) }
     }
 
@@ -43,8 +44,10 @@ impl<'a> DataRanges<'a> {
 
     fn next(&mut self) -> Result<Option<ByteRange>, Refusal> {
         if self.run.is_empty() {
-            let Some(data) = self.image.next_data(self.run.end())? else { return Ok(None) };
-            self.run = ByteRange::between(data, self.image.next_hole(data)?);
+            let Some(data) = self.image.next_data(self.run.end()).map_err(unreadable)? else {
+                return Ok(None);
+            };
+            self.run = ByteRange::between(data, self.image.next_hole(data).map_err(unreadable)?);
         }
         let piece = self.run.split_on_grid(WRITE_BYTES).next();
         self.run = ByteRange::between(piece.map_or(self.run.end(), ByteRange::end), self.run.end());
@@ -61,7 +64,7 @@ struct Task {
 
 /// One image on its way into one volume.
 pub(super) struct Filling<'a> {
-    pub(super) image: &'a Image,
+    pub(super) image: &'a dyn ReadAt,
     pub(super) writer: &'a dyn VolumeWriter,
     pub(super) budget: &'a Budget,
     pub(super) control: &'a JobControl,
@@ -146,7 +149,7 @@ impl Filling<'_> {
                 return Ok(());
             }
             buffer.resize(usize::try_from(task.range.len()).unwrap_or(usize::MAX), 0);
-            self.image.read(task.range.start(), &mut buffer)?;
+            self.image.read_exact_at(task.range.start(), &mut buffer).map_err(unreadable)?;
             if task.compares {
                 self.write_differing(task.range, &buffer)?;
             } else {
@@ -181,7 +184,7 @@ impl Filling<'_> {
 
 /// Makes everything zero that is a hole in the image, or behind its end, and allocated in the volume.
 pub(super) fn zero_holes(
-    image: &Image,
+    image: &dyn ReadAt,
     writer: &dyn VolumeWriter,
     control: &JobControl,
 ) -> Result<(), JobEnd> {
@@ -200,7 +203,7 @@ pub(super) fn zero_holes(
 }
 
 fn zero_within(
-    image: &Image,
+    image: &dyn ReadAt,
     writer: &dyn VolumeWriter,
     control: &JobControl,
     allocated: ByteRange,
@@ -208,13 +211,13 @@ fn zero_within(
     let mut from = allocated.start();
     while from < allocated.end() {
         control.checkpoint()?;
-        let data = image.next_data(from).map_err(Refusal::from)?.unwrap_or(u64::MAX).min(allocated.end());
+        let data = image.next_data(from).map_err(unreadable)?.unwrap_or(u64::MAX).min(allocated.end());
         let hole = ByteRange::between(from, data);
         if !hole.is_empty() {
             writer.zero(hole).map_err(Refusal::from)?;
         }
         // Behind data there is a hole further on, the end of the image at the latest: this ends.
-        from = if data < allocated.end() { image.next_hole(data).map_err(Refusal::from)? } else { data };
+        from = if data < allocated.end() { image.next_hole(data).map_err(unreadable)? } else { data };
     }
     Ok(())
 }
