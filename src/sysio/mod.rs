@@ -12,6 +12,7 @@ pub mod holes;
 pub mod lease;
 pub mod lock;
 pub mod open_file_lock;
+pub mod patched;
 pub mod process;
 pub mod reflink;
 pub mod rename;
