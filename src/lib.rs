@@ -23,6 +23,12 @@ pub mod source;
 
 pub mod image;
 
+pub mod contents;
+
+pub mod xfs;
+
+pub mod files;
+
 pub mod repository;
 
 pub mod scratch;

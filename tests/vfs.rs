@@ -34,7 +34,8 @@ fn find(vfs: &Vfs, path: &str) -> Result<Entry, VfsError> {
 fn find_as(vfs: &Vfs, caller: Caller, path: &str) -> Result<Entry, VfsError> {
     let mut entry = None;
     for name in path.split('/') {
-        entry = Some(vfs.lookup(caller, entry.map_or(ROOT_INODE, |entry: Entry| entry.inode), name)?);
+        entry =
+            Some(vfs.lookup(caller, entry.map_or(ROOT_INODE, |entry: Entry| entry.inode), name.as_ref())?);
     }
     Ok(entry.unwrap())
 }
@@ -68,6 +69,10 @@ fn read_all(vfs: &Vfs, handle: u64) -> Vec<u8> {
     }
 }
 
+fn target_of(vfs: &Vfs, link: u64) -> String {
+    String::from_utf8(vfs.link_target(link).unwrap()).unwrap()
+}
+
 /// Lists a folder, a few entries at a time; the dots are left out.
 fn names(vfs: &Vfs, path: &str) -> Vec<String> {
     names_as(vfs, ROOT, path)
@@ -86,7 +91,7 @@ fn names_as(vfs: &Vfs, caller: Caller, path: &str) -> Vec<String> {
             }
             taken += 1;
             position = entry.next;
-            names.push(entry.name.to_owned());
+            names.push(entry.name.to_str().unwrap().to_owned());
             true
         })
         .unwrap();
@@ -243,7 +248,7 @@ fn every_backup_has_one_name_and_keeps_it() {
         .iter()
         .map(|name| {
             let inode = find(&vfs, &format!("volumes/local/vol/{name}")).unwrap().inode;
-            (name.clone(), vfs.link_target(inode).unwrap())
+            (name.clone(), target_of(&vfs, inode))
         })
         .collect();
     let target = |name: &str| targets[name].strip_prefix("../../../backups/").unwrap().to_owned();
@@ -378,7 +383,7 @@ fn in_a_shared_folder_everybody_finds_his_own_and_the_operator_all() {
     assert_eq!(names_as(&vfs, b, "volumes/shared/of-both"), ["nightly", "latest"]);
     let target = |caller, name: &str| {
         let inode = find_as(&vfs, caller, &format!("volumes/shared/of-both/{name}")).unwrap().inode;
-        vfs.link_target(inode).unwrap().strip_prefix("../../../backups/").unwrap().to_owned()
+        target_of(&vfs, inode).strip_prefix("../../../backups/").unwrap().to_owned()
     };
     assert_eq!([target(a, "nightly"), target(a, "latest")], [of_a[1].to_string(), of_a[2].to_string()]);
     assert_eq!([target(b, "nightly"), target(b, "latest")], [of_b[1].to_string(), of_b[1].to_string()]);
@@ -449,8 +454,9 @@ fn a_listing_goes_on_where_it_was_while_entries_come_and_go() {
                 return false;
             }
             position = listed.next;
-            if !listed.name.starts_with('.') {
-                seen.push(listed.name.to_owned());
+            let name = listed.name.to_str().unwrap();
+            if !name.starts_with('.') {
+                seen.push(name.to_owned());
             }
             true
         })

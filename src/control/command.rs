@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::grammar::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, ScratchArgs,
-    SetArgs,
+    SetArgs, XfsUuidArgs,
 };
 use super::words;
 
@@ -20,10 +20,11 @@ pub enum ControlFile {
     Import,
     Flatten,
     Scratch,
+    XfsUuid,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Backup,
         Self::Restore,
         Self::Delete,
@@ -33,6 +34,7 @@ impl ControlFile {
         Self::Import,
         Self::Flatten,
         Self::Scratch,
+        Self::XfsUuid,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -46,6 +48,7 @@ impl ControlFile {
             Self::Import => "import",
             Self::Flatten => "flatten",
             Self::Scratch => "scratch",
+            Self::XfsUuid => "xfs-uuid",
         }
     }
 
@@ -64,6 +67,7 @@ impl ControlFile {
             Self::Import => command.arg(clap::Arg::new("record")),
             Self::Flatten => FlattenArgs::augment_args(command),
             Self::Scratch => ScratchArgs::augment_args(command),
+            Self::XfsUuid => XfsUuidArgs::augment_args(command),
         }
     }
 
@@ -81,6 +85,7 @@ impl ControlFile {
             }
             Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
             Self::Scratch => ScratchArgs::from_arg_matches(matches).map(Command::Scratch),
+            Self::XfsUuid => XfsUuidArgs::from_arg_matches(matches).map(Command::XfsUuid),
         }
     }
 }
@@ -97,6 +102,7 @@ pub enum Command {
     Import(ImportArgs),
     Flatten(FlattenArgs),
     Scratch(ScratchArgs),
+    XfsUuid(XfsUuidArgs),
 }
 
 /// A word that no control line can carry.
@@ -119,6 +125,7 @@ impl Command {
             Self::Import(_) => ControlFile::Import,
             Self::Flatten(_) => ControlFile::Flatten,
             Self::Scratch(_) => ControlFile::Scratch,
+            Self::XfsUuid(_) => ControlFile::XfsUuid,
         }
     }
 
@@ -134,6 +141,7 @@ impl Command {
             Self::Import(args) => return record_line(&args.record),
             Self::Flatten(args) => words::of_operand(&args.backup),
             Self::Scratch(args) => words::of_scratch(args),
+            Self::XfsUuid(args) => words::of_xfs_uuid(args),
         };
         words.iter().try_for_each(|word| check_word(word))?;
         shlex::try_join(words.iter().map(String::as_str))

@@ -8,6 +8,8 @@
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
+use uuid::Uuid;
+
 use crate::types::ByteSize;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -52,8 +54,13 @@ pub struct BackupArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct RestoreArgs {
     /// Backup to restore: its id, 8 or more characters of the id's start, its name, or VOLUME@latest
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub backup: String,
+    #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "from_scratch",
+          conflicts_with = "from_scratch")]
+    pub backup: Option<String>,
+
+    /// Restore what this scratch image now holds, in the place of a backup
+    #[arg(long, value_name = "SCRATCH", value_parser = NonEmptyStringValueParser::new())]
+    pub from_scratch: Option<String>,
 
     /// The same as --to VOLUME, as OpenStack has it
     #[arg(value_parser = NonEmptyStringValueParser::new(),
@@ -89,6 +96,29 @@ pub struct RestoreArgs {
     /// Allow an existing volume to be overwritten
     #[arg(long)]
     pub force: bool,
+
+    /// Give each XFS, bare or in a partition, a new UUID on the way, so that it mounts beside its original
+    #[arg(long)]
+    pub new_xfs_uuid: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct XfsUuidArgs {
+    /// What has the XFS in it: scratch/NAME, a VOLUME, or the path of an image file or block device (/..., ./...)
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub target: String,
+
+    /// The new UUID (default: a random one)
+    #[arg(long)]
+    pub uuid: Option<Uuid>,
+
+    /// Only the file system in this partition (default: the disk itself, or every XFS in its partitions)
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
+
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     Accepted, Answer, BackupArgs, Command, ControlFile, DeleteArgs, NewState, ResetStateArgs, RestoreArgs,
-    ScratchArgs, SetArgs, parse_lines,
+    ScratchArgs, SetArgs, XfsUuidArgs, parse_lines,
 };
 use crate::catalog::BackupStatus;
 use crate::operations::{
     BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, ScratchRequest,
-    SetRequest,
+    SetRequest, XfsUuidChange, XfsUuidRequest,
 };
 use crate::types::{BackupId, Refusal, RefusalKind};
 use crate::vfs::{Caller, CommandOutcome, CommandRunner};
@@ -66,6 +66,10 @@ impl Commands {
             }
             Command::Flatten(args) => operations.check_flatten(requester, &args.backup),
             Command::Scratch(args) => operations.check_scratch(requester, &scratch_request(args)),
+            Command::XfsUuid(args) => {
+                let request = XfsUuidRequest { dry_run: true, ..xfs_uuid_request(args) };
+                operations.change_xfs_uuid(requester, &request).map(drop)
+            }
             // Several of them are one request, which is checked as a whole.
             Command::Delete(_) | Command::Import(_) => Ok(()),
         }
@@ -85,7 +89,11 @@ impl Commands {
                 let accepted = operations.restore(requester, &restore_request(args))?;
                 let volume = format!("{}/{}", accepted.source, accepted.volume);
                 let answer = Accepted::new().with("backup", accepted.backup).with("job", accepted.job);
-                Ok(answer.with("volume", volume))
+                let answer = answer.with("volume", volume);
+                Ok(accepted.xfs_uuids.iter().fold(answer, |answer, (partition, uuid)| match partition {
+                    None => answer.with("xfs_uuid", uuid),
+                    Some(number) => answer.with(&format!("xfs_uuid.{number}"), uuid),
+                }))
             }
             Command::Delete(args) => Ok(deleted(&operations.delete(requester, &delete_requests(args))?)),
             Command::Cancel(args) => {
@@ -107,6 +115,9 @@ impl Commands {
             Command::Flatten(args) => {
                 let accepted = operations.flatten(requester, &args.backup)?;
                 Ok(Accepted::new().with("backup", accepted.backup).with("job", accepted.job))
+            }
+            Command::XfsUuid(args) => {
+                Ok(changed(&operations.change_xfs_uuid(requester, &xfs_uuid_request(args))?))
             }
             Command::Scratch(args) => {
                 let accepted = operations.scratch_image(requester, &scratch_request(args))?;
@@ -147,6 +158,17 @@ fn deleted(accepted: &[DeleteAccepted]) -> Accepted {
     accepted.iter().fold(Accepted::new(), answer)
 }
 
+/// `partition`, `old_uuid` and `new_uuid` of each file system.
+fn changed(changes: &[XfsUuidChange]) -> Accepted {
+    changes.iter().fold(Accepted::new(), |answer, change| {
+        let answer = match change.partition {
+            Some(number) => answer.with("partition", number),
+            None => answer,
+        };
+        answer.with("old_uuid", change.old_uuid).with("new_uuid", change.new_uuid)
+    })
+}
+
 fn backup_request(args: &BackupArgs) -> BackupRequest {
     BackupRequest {
         volume: args.volume.clone(),
@@ -162,13 +184,25 @@ fn backup_request(args: &BackupArgs) -> BackupRequest {
 
 fn restore_request(args: &RestoreArgs) -> RestoreRequest {
     RestoreRequest {
-        backup: args.backup.clone(),
+        backup: args.backup.clone().unwrap_or_default(),
+        from_scratch: args.from_scratch.clone(),
         to: args.to.clone().or_else(|| args.volume.clone()),
         name: args.name.clone(),
         source: args.source.clone(),
         volume_type: args.volume_type.clone(),
         size_bytes: args.size.map(|size| size.0),
         force: args.force,
+        new_xfs_uuid: args.new_xfs_uuid,
+    }
+}
+
+/// What `amberfs xfs-uuid` asks for.
+pub fn xfs_uuid_request(args: &XfsUuidArgs) -> XfsUuidRequest {
+    XfsUuidRequest {
+        target: args.target.clone(),
+        uuid: args.uuid,
+        partition: args.partition,
+        dry_run: args.dry_run,
     }
 }
 

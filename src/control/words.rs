@@ -2,7 +2,9 @@
 
 use clap::ValueEnum;
 
-use super::grammar::{BackupArgs, DeleteArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs};
+use super::grammar::{
+    BackupArgs, DeleteArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, XfsUuidArgs,
+};
 
 pub(super) fn of_backup(args: &BackupArgs) -> Vec<String> {
     let mut words = Words::default();
@@ -23,8 +25,18 @@ pub(super) fn of_restore(args: &RestoreArgs) -> Vec<String> {
     words.option("--source", args.source.as_deref());
     words.option("--type", args.volume_type.as_deref());
     words.option("--size", args.size.map(|size| size.to_string()).as_deref());
+    words.option("--from-scratch", args.from_scratch.as_deref());
     words.flag("--force", args.force);
-    words.finish([&args.backup].into_iter().chain(&args.volume))
+    words.flag("--new-xfs-uuid", args.new_xfs_uuid);
+    words.finish(args.backup.iter().chain(&args.volume))
+}
+
+pub(super) fn of_xfs_uuid(args: &XfsUuidArgs) -> Vec<String> {
+    let mut words = Words::default();
+    words.option("--uuid", args.uuid.map(|uuid| uuid.to_string()).as_deref());
+    words.option("--partition", args.partition.map(|number| number.to_string()).as_deref());
+    words.flag("--dry-run", args.dry_run);
+    words.finish([&args.target])
 }
 
 pub(super) fn of_delete(args: &DeleteArgs) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Serves the mount until a signal or an unmount, and ends in order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,13 @@ use signal_hook::iterator::Signals;
 use super::config::Config;
 use super::{DaemonError, MountOptions, assemble, detach};
 use crate::control::Commands;
+use crate::files::{FileTrees, FileTreesOptions};
 use crate::fuse::{self, FuseOptions};
 use crate::operations::Operations;
 use crate::vfs::{Vfs, VfsParts};
+
+/// Starts a second process of this program, also when its file was replaced by another version.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Jobs get so long to come to a checkpoint: more than a source's time limit for one request.
 const JOBS_STOP_SECONDS: u64 = 90;
@@ -27,8 +32,11 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
-    let mut parts = VfsParts::new(&operations, events, commands);
+    let file_trees = FileTrees::new(FileTreesOptions::new(PathBuf::from(OWN_PROGRAM)))
+        .map_err(|source| DaemonError::Io { what: "start the thread that keeps readers of files", source })?;
+    let mut parts = VfsParts::new(&operations, events, commands, file_trees);
     parts.control_group = control_group.unwrap_or(parts.control_group);
+    parts.checks_permissions = config.mount.allow_other;
     let vfs = Vfs::new(parts);
     let fuse_options =
         FuseOptions { mountpoint: options.mountpoint.clone(), allow_other: config.mount.allow_other };

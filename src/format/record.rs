@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::FormatError;
 use super::document::{self, DocumentKind};
 use crate::types::{
-    BackupId, ManifestId, ProjectName, SnapshotName, SourceName, Timestamp, VolumeId, VolumeMetadata,
-    VolumeName,
+    BackupId, ManifestId, ProjectName, ScratchId, SnapshotName, SourceName, Timestamp, VolumeId,
+    VolumeMetadata, VolumeName,
 };
 
 const KIND: DocumentKind = DocumentKind { magic: "amberfs-record", what: "backup record", version: 1 };
@@ -139,6 +140,12 @@ pub struct RestoreTarget {
     /// What the image has below this offset is durable in the volume.
     #[serde(default)]
     pub durable_bytes: u64,
+    /// The scratch image that is restored, in the place of the backup that it is a view of.
+    #[serde(default)]
+    pub scratch: Option<ScratchId>,
+    /// Each XFS gets a new UUID that follows from this one.
+    #[serde(default)]
+    pub new_xfs_uuid: Option<Uuid>,
     /// The restore was cancelled or has failed: all that is left to do is to remove the new volume.
     #[serde(default)]
     pub is_abandoned: bool,

@@ -15,11 +15,13 @@ use fuser::{
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::file_attributes;
 use super::errno::errno;
-use super::server::{GENERATION, Server, caller, guarded, reply_done};
+use super::server::{
+    Server, caller, guarded, reply_attributes, reply_done, reply_entry, reply_list,
+    reply_list_with_attributes, reply_open, reply_read,
+};
 use crate::types::ByteRange;
-use crate::vfs::{Access, Allocation, Caching, Seek, VfsError};
+use crate::vfs::{Access, Allocation, Seek, VfsError};
 
 /// Requests of readahead and the like that the kernel sends without waiting for the ones before.
 const BACKGROUND_MAX: u16 = 64;
@@ -48,14 +50,8 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.lookup_entry(caller(request), folder, name) {
-            Ok(entry) => {
-                let attributes = file_attributes(entry.inode, &entry.attributes);
-                let times = (&entry.attributes_cached_for, &entry.name_cached_for);
-                reply.entry_with_ttls(times.0, times.1, &attributes, GENERATION);
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer("lookup", folder, move |vfs| reply_entry(vfs, caller, folder, &name, reply));
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, lookups: u64) {
@@ -63,7 +59,7 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || self.reply_attributes(inode, reply));
+        self.answer("getattr", inode, move |vfs| reply_attributes(vfs, inode, reply));
     }
 
     fn setattr(
@@ -88,15 +84,15 @@ impl Filesystem for Server {
         let changes_owner = mode.is_some() || uid.is_some() || gid.is_some();
         let writable = self.vfs.check_writable(inode.0);
         guarded("setattr", || match writable.and_then(|()| self.vfs.check_size(inode.0, size)) {
-            Ok(()) if !changes_owner => self.reply_attributes(inode, reply),
+            Ok(()) if !changes_owner => reply_attributes(&self.vfs, inode, reply),
             Ok(()) => reply.error(Errno::EROFS),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
-        guarded("readlink", || match self.vfs.link_target(inode.0) {
-            Ok(target) => reply.data(target.as_bytes()),
+        self.answer("readlink", inode, move |vfs| match vfs.link_target(inode.0) {
+            Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -106,22 +102,14 @@ impl Filesystem for Server {
             OpenAccMode::O_RDONLY => Access::Read,
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
         };
-        guarded("open", || match self.vfs.open(inode.0, access, request.uid()) {
-            Ok(opened) => {
-                let flags = match opened.caching {
-                    Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-                    Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
-                };
-                reply.opened(FileHandle(opened.handle), flags);
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+        let uid = request.uid();
+        self.answer("open", inode, move |vfs| reply_open(vfs, inode, access, uid, reply));
     }
 
     fn read(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -129,7 +117,7 @@ impl Filesystem for Server {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || self.read_into_buffer(handle.0, offset, size, reply));
+        self.answer("read", inode, move |vfs| reply_read(vfs, handle, offset, size, reply));
     }
 
     fn write(
@@ -219,23 +207,25 @@ impl Filesystem for Server {
     fn readdir(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         position: u64,
         reply: ReplyDirectory,
     ) {
-        guarded("readdir", || self.list(handle.0, position, reply));
+        self.answer("readdir", inode, move |vfs| reply_list(vfs, handle, position, reply));
     }
 
     fn readdirplus(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         position: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        guarded("readdirplus", || self.list_with_attributes(handle.0, position, reply));
+        self.answer("readdirplus", inode, move |vfs| {
+            reply_list_with_attributes(vfs, handle, position, reply);
+        });
     }
 
     fn releasedir(

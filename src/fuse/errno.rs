@@ -3,6 +3,7 @@
 
 use fuser::Errno;
 
+use crate::files::FilesError;
 use crate::types::RefusalKind;
 use crate::vfs::VfsError;
 
@@ -22,12 +23,33 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::NotSupported => Errno::EOPNOTSUPP,
         VfsError::InUse => Errno::EBUSY,
         VfsError::Full => Errno::ENOSPC,
+        VfsError::NameTooLong => Errno::ENAMETOOLONG,
+        VfsError::NotOpened => Errno::EACCES,
+        VfsError::Inner(error) => errno_of_inner(error),
         VfsError::Refused { kind } => errno_of_refusal(*kind),
         VfsError::Open { .. }
         | VfsError::Read { .. }
         | VfsError::Scratch { .. }
         | VfsError::Events { .. }
         | VfsError::Record { .. } => Errno::EIO,
+    }
+}
+
+fn errno_of_inner(error: &FilesError) -> Errno {
+    match error {
+        FilesError::NotFound { .. } => Errno::ENOENT,
+        FilesError::NotAFolder { .. } => Errno::ENOTDIR,
+        FilesError::IsAFolder { .. } => Errno::EISDIR,
+        FilesError::NotAFile { .. } => Errno::EACCES,
+        FilesError::NotALink { .. } => Errno::EINVAL,
+        FilesError::Unsupported { .. } => Errno::EOPNOTSUPP,
+        FilesError::Damaged { .. }
+        | FilesError::Device { .. }
+        | FilesError::WorkerEnded { .. }
+        | FilesError::TimedOut { .. }
+        | FilesError::TooManyFailures { .. }
+        | FilesError::Start(_) => Errno::EIO,
+        FilesError::Busy { .. } => Errno::EBUSY,
     }
 }
 

@@ -10,17 +10,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fuser::{
-    FileHandle, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyWrite, Request,
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
 };
 
 use super::attributes::{file_attributes, file_type};
 use super::errno::errno;
 use super::pool::TaskPool;
-use crate::vfs::{Caller, Entry, Execution, Vfs, VfsError, Written};
+use crate::vfs::{Access, Caching, Caller, Execution, Vfs, VfsError, Written};
 
 /// Inodes that are forgotten come back as what they were: see `vfs::inodes`.
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// The kernel has one writer at a time in each control file, so no more commands come at once than there are
+/// control files, and closing files.
+const COMMANDS_WAITING_MAX: usize = 64;
+/// As many as programs wait for files inside backups.
+const INNER_WAITING_MAX: usize = 4096;
 
 thread_local! {
     /// As long as the longest read so far, which is what the kernel asks for at once: 1 MiB.
@@ -29,59 +35,30 @@ thread_local! {
 
 pub(super) struct Server {
     pub(super) vfs: Arc<Vfs>,
+    /// Run commands.
     pool: TaskPool,
+    /// Read files inside backups.
+    inner_files: TaskPool,
 }
 
 impl Server {
     pub(super) fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
-        Ok(Self { vfs, pool: TaskPool::start()? })
+        let pool = TaskPool::start("command", COMMANDS_WAITING_MAX)?;
+        Ok(Self { vfs, pool, inner_files: TaskPool::start("inner", INNER_WAITING_MAX)? })
     }
 
-    pub(super) fn lookup_entry(
+    /// Answers a request about an inode: here and now, or by a thread that may wait when it is about a file inside a backup.
+    pub(super) fn answer(
         &self,
-        caller: Caller,
-        folder: INodeNo,
-        name: &OsStr,
-    ) -> Result<Entry, VfsError> {
-        // Every name of the tree is UTF-8.
-        self.vfs.lookup(caller, folder.0, name.to_str().ok_or(VfsError::NotFound)?)
-    }
-
-    pub(super) fn read_into_buffer(&self, handle: u64, offset: u64, size: u32, reply: ReplyData) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let into = buffer.get_mut(..size).unwrap_or_default();
-            match self.vfs.read(handle, offset, into) {
-                Ok(length) => reply.data(into.get(..length).unwrap_or_default()),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    pub(super) fn list(&self, handle: u64, position: u64, mut reply: ReplyDirectory) {
-        let listed = self.vfs.list(handle, position, |entry, inode| {
-            !reply.add(INodeNo(inode), entry.next, file_type(entry.node.kind()), entry.name)
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
-    }
-
-    pub(super) fn list_with_attributes(&self, handle: u64, position: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = self.vfs.list_with_attributes(handle, position, |listed, entry| {
-            let attributes = file_attributes(entry.inode, &entry.attributes);
-            // One time serves both here: the shorter one.
-            let cached_for = entry.name_cached_for.min(entry.attributes_cached_for);
-            let inode = INodeNo(entry.inode);
-            !reply.add(inode, listed.next, listed.name, &cached_for, &attributes, GENERATION)
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
+        what: &'static str,
+        inode: INodeNo,
+        answer: impl FnOnce(&Vfs) + Send + 'static,
+    ) {
+        if self.vfs.may_take_long(inode.0) {
+            let vfs = Arc::clone(&self.vfs);
+            self.inner_files.run(move || answer(&vfs));
+        } else {
+            guarded(what, || answer(&self.vfs));
         }
     }
 
@@ -115,12 +92,79 @@ impl Server {
             reply_done(run.and_then(|()| vfs.sync(handle.0)), reply);
         });
     }
+}
 
-    pub(super) fn reply_attributes(&self, inode: INodeNo, reply: ReplyAttr) {
-        match self.vfs.attributes(inode.0) {
-            Ok((attributes, cached_for)) => reply.attr(&cached_for, &file_attributes(inode.0, &attributes)),
+pub(super) fn reply_entry(vfs: &Vfs, caller: Caller, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    match vfs.lookup(caller, folder.0, name) {
+        Ok(entry) => {
+            let attributes = file_attributes(entry.inode, &entry.attributes);
+            let times = (&entry.attributes_cached_for, &entry.name_cached_for);
+            reply.entry_with_ttls(times.0, times.1, &attributes, GENERATION);
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_attributes(vfs: &Vfs, inode: INodeNo, reply: ReplyAttr) {
+    match vfs.attributes(inode.0) {
+        Ok((attributes, cached_for)) => reply.attr(&cached_for, &file_attributes(inode.0, &attributes)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_open(vfs: &Vfs, inode: INodeNo, access: Access, uid: u32, reply: ReplyOpen) {
+    match vfs.open(inode.0, access, uid) {
+        Ok(opened) => {
+            let flags = match opened.caching {
+                Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+                Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
+            };
+            reply.opened(FileHandle(opened.handle), flags);
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_read(vfs: &Vfs, handle: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+    BUFFER.with_borrow_mut(|buffer| {
+        let size = size as usize;
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let into = buffer.get_mut(..size).unwrap_or_default();
+        match vfs.read(handle.0, offset, into) {
+            Ok(length) => reply.data(into.get(..length).unwrap_or_default()),
             Err(error) => reply.error(errno(&error)),
         }
+    });
+}
+
+pub(super) fn reply_list(vfs: &Vfs, handle: FileHandle, position: u64, mut reply: ReplyDirectory) {
+    let listed = vfs.list(handle.0, position, |entry, inode| {
+        !reply.add(INodeNo(inode), entry.next, file_type(entry.node.kind()), entry.name)
+    });
+    match listed {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_list_with_attributes(
+    vfs: &Vfs,
+    handle: FileHandle,
+    position: u64,
+    mut reply: ReplyDirectoryPlus,
+) {
+    let listed = vfs.list_with_attributes(handle.0, position, |listed, entry| {
+        let attributes = file_attributes(entry.inode, &entry.attributes);
+        // One time serves both here: the shorter one.
+        let cached_for = entry.name_cached_for.min(entry.attributes_cached_for);
+        let inode = INodeNo(entry.inode);
+        !reply.add(inode, listed.next, listed.name, &cached_for, &attributes, GENERATION)
+    });
+    match listed {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 

@@ -21,6 +21,7 @@ mod scratch;
 mod select;
 mod set;
 mod stored;
+mod xfs_uuid;
 mod zeros;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use restore::{RestoreAccepted, RestoreRequest};
 pub use scratch::{ScratchAccepted, ScratchRequest};
 pub use select::VolumeSelection;
 pub use set::SetRequest;
+pub use xfs_uuid::{XfsUuidChange, XfsUuidRequest, change_xfs_uuid_of_file, is_path};
 
 use crate::catalog::Project;
 use crate::jobs::{Budget, JobQueue};

@@ -1,11 +1,11 @@
 //! Scratch images: made at once, since nothing is copied.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::BackupRecord;
-use crate::scratch::{NAME_BYTES_MAX, NewScratch, SCRATCH_IMAGES_MAX, ScratchError};
+use crate::scratch::{NAME_BYTES_MAX, NewScratch, SCRATCH_IMAGES_MAX, ScratchError, ScratchImage};
 use crate::types::{BackupId, Refusal, RefusalKind};
 
 /// What a user asks for.
@@ -77,6 +77,19 @@ impl Operations {
             }
         }
         Err(refusal.unwrap_or(ScratchError::TooMany).into())
+    }
+
+    /// Finds a scratch image of the requester's projects.
+    pub(super) fn own_scratch(
+        &self,
+        requester: &Requester,
+        name: &str,
+    ) -> Result<Arc<ScratchImage>, Refusal> {
+        let image = self.scratch.get(name)?;
+        if !requester.owns(&image.about().project) {
+            return Err(ScratchError::NotFound { name: name.to_owned() }.into());
+        }
+        Ok(image)
     }
 
     /// Refuses to delete what a scratch image is a view of.

@@ -35,6 +35,24 @@ pub trait WriteAt: ReadAt {
     fn sync(&self) -> io::Result<()>;
 }
 
+impl<D: ReadAt + ?Sized> ReadAt for &D {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        (**self).read_exact_at(offset, into)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        (**self).next_data(offset)
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        (**self).next_hole(offset)
+    }
+}
+
 impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
     fn size_bytes(&self) -> u64 {
         (**self).size_bytes()
@@ -50,6 +68,16 @@ impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
 
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
         (**self).next_hole(offset)
+    }
+}
+
+impl<D: WriteAt + ?Sized> WriteAt for &D {
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write_all_at(offset, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
     }
 }
 

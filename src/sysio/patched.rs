@@ -55,7 +55,8 @@ impl ReadAt for Patched {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         let sectors = self.sectors.read().unwrap_or_else(PoisonError::into_inner);
-        let patched = sectors.range(offset / SECTOR..).next().map(|(number, _)| (number * SECTOR).max(offset));
+        let patched =
+            sectors.range(offset / SECTOR..).next().map(|(number, _)| (number * SECTOR).max(offset));
         let patched = patched.filter(|patched| *patched < self.size_bytes());
         let data = self.device.next_data(offset)?;
         Ok(data.into_iter().chain(patched).min())

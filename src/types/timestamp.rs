@@ -62,6 +62,12 @@ impl TryFrom<String> for Timestamp {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        time.to_system_time()
+    }
+}
+
 impl From<Timestamp> for String {
     fn from(time: Timestamp) -> String {
         time.to_string()

@@ -16,7 +16,7 @@ const IMAGE_BLOCK_BYTES: u32 = 1 << 20;
 const TEXT_BLOCK_BYTES: u32 = 4096;
 
 /// The unit of `st_blocks`, whatever the block size.
-const STAT_BLOCK_BYTES: u64 = 512;
+pub(super) const STAT_BLOCK_BYTES: u64 = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
@@ -27,6 +27,10 @@ pub struct Attributes {
     pub block_bytes: u32,
     pub mode: u16,
     pub owner: Owner,
+    /// Names that the file has, as far as its own file system says.
+    pub links: u32,
+    /// Of a device node inside a backup: its major and minor number.
+    pub device: Option<(u32, u32)>,
     /// Of the last change, and of everything else that a file has a time of.
     pub time: SystemTime,
 }
@@ -59,6 +63,12 @@ impl Vfs {
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
             Node::Scratch(id) => self.scratch_attributes(*id),
+            Node::PartitionsFolder(disk) => {
+                let of_disk = self.disk_attributes(*disk)?;
+                Ok(folder(0o550, of_disk.owner, of_disk.time))
+            }
+            Node::Partition(disk, number) => self.partition_attributes(*disk, *number),
+            Node::Inner(inner) => self.inner_attributes(inner),
             Node::Events => Ok(text(self.events.length(), 0o440, operator, self.events.last_at())),
             Node::Control(_) => {
                 let owner = Owner { gid: self.control_group, ..operator };
@@ -70,7 +80,8 @@ impl Vfs {
             | Node::Record(_)
             | Node::Job(_)
             | Node::Quota(_)
-            | Node::ScratchInfo(_) => {
+            | Node::ScratchInfo(_)
+            | Node::PartitionTable(_) => {
                 let document = self.document(node)?;
                 Ok(text(document.text.len() as u64, document.mode, document.owner, document.time))
             }
@@ -100,6 +111,8 @@ impl Vfs {
             block_bytes: IMAGE_BLOCK_BYTES,
             mode: 0o440,
             owner: self.owners.project(&record.project),
+            links: 1,
+            device: None,
             time: record.data_timestamp.to_system_time(),
         }
     }
@@ -115,8 +128,15 @@ impl Attributes {
             block_bytes: IMAGE_BLOCK_BYTES,
             mode: 0o640,
             owner,
+            links: 1,
+            device: None,
             time: image.changed_at(),
         }
+    }
+
+    /// The attributes of a part of a disk.
+    pub(super) fn of_part(self, length: u64, blocks: u64) -> Self {
+        Self { size_bytes: length, blocks, ..self }
     }
 
     fn of_kind(self, kind: NodeKind) -> Self {
@@ -124,11 +144,11 @@ impl Attributes {
     }
 }
 
-fn folder(mode: u16, owner: Owner, time: Timestamp) -> Attributes {
+pub(super) fn folder(mode: u16, owner: Owner, time: impl Into<SystemTime>) -> Attributes {
     text(0, mode, owner, time).of_kind(NodeKind::Folder)
 }
 
-fn text(length: u64, mode: u16, owner: Owner, time: Timestamp) -> Attributes {
+fn text(length: u64, mode: u16, owner: Owner, time: impl Into<SystemTime>) -> Attributes {
     Attributes {
         kind: NodeKind::File,
         size_bytes: length,
@@ -136,6 +156,8 @@ fn text(length: u64, mode: u16, owner: Owner, time: Timestamp) -> Attributes {
         block_bytes: TEXT_BLOCK_BYTES,
         mode,
         owner,
-        time: time.to_system_time(),
+        links: 1,
+        device: None,
+        time: time.into(),
     }
 }

@@ -16,8 +16,18 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 9] =
-    ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "scratch", "set"];
+pub const CONTROL_FILES: [&str; 10] = [
+    "backup",
+    "cancel",
+    "delete",
+    "flatten",
+    "import",
+    "reset-state",
+    "restore",
+    "scratch",
+    "set",
+    "xfs-uuid",
+];
 
 /// Who wrote a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ pub(super) struct Document {
     pub(super) text: Cow<'static, str>,
     pub(super) mode: u16,
     pub(super) owner: Owner,
-    pub(super) time: Timestamp,
+    pub(super) time: SystemTime,
 }
 
 impl Vfs {
@@ -29,18 +30,24 @@ impl Vfs {
         match node {
             Node::Readme => {
                 let text = Cow::Borrowed(README);
-                Ok(Document { text, mode: 0o444, owner: operator, time: self.started_at })
+                Ok(Document { text, mode: 0o444, owner: operator, time: self.started_at.into() })
             }
             Node::Status => {
                 let text = Cow::Owned(line(&self.status()));
-                Ok(Document { text, mode: 0o440, owner: operator, time: crate::sysio::clock::now() })
+                Ok(Document { text, mode: 0o440, owner: operator, time: crate::sysio::clock::now().into() })
             }
             Node::Info(id) => self.info(*id),
             Node::Record(id) => self.exported_record(*id),
             Node::Job(id) => self.job(*id),
             Node::Quota(project) => self.quota(project),
             Node::ScratchInfo(id) => self.scratch_info(*id),
-            Node::Events | Node::Control(_) | Node::Image(_) | Node::Scratch(_) => Err(VfsError::NotFound),
+            Node::PartitionTable(disk) => self.partition_table(*disk),
+            Node::Events
+            | Node::Control(_)
+            | Node::Image(_)
+            | Node::Scratch(_)
+            | Node::Partition(..)
+            | Node::Inner(_) => Err(VfsError::NotFound),
             Node::BackupLink(_) | Node::LatestLink(_) => Err(VfsError::NotFound),
             Node::Root
             | Node::ControlFolder
@@ -51,7 +58,8 @@ impl Vfs {
             | Node::BackupFolder(_)
             | Node::JobsFolder
             | Node::QuotasFolder
-            | Node::ScratchFolder => Err(VfsError::IsAFolder),
+            | Node::ScratchFolder
+            | Node::PartitionsFolder(_) => Err(VfsError::IsAFolder),
         }
     }
 
@@ -60,21 +68,21 @@ impl Vfs {
         let has_dependents = self.repository.catalog().has_dependents(id);
         let info = BackupInfo::new(&record, has_dependents, self.repository.location());
         let owner = self.owners.project(&record.project);
-        Ok(Document { text: Cow::Owned(info.to_json()), mode: 0o440, owner, time: record.updated_at })
+        Ok(Document { text: Cow::Owned(info.to_json()), mode: 0o440, owner, time: record.updated_at.into() })
     }
 
     fn exported_record(&self, id: BackupId) -> Result<Document, VfsError> {
         let record = self.record(id)?;
         let text = record.encode().map_err(|source| VfsError::Record { id, source })?;
         let owner = self.owners.project(&record.project);
-        Ok(Document { text: Cow::Owned(text), mode: 0o440, owner, time: record.updated_at })
+        Ok(Document { text: Cow::Owned(text), mode: 0o440, owner, time: record.updated_at.into() })
     }
 
     fn job(&self, id: JobId) -> Result<Document, VfsError> {
         let report = self.jobs.report(id).ok_or(VfsError::NotFound)?;
         let time = report.ended_at.or(report.started_at).unwrap_or(report.queued_at);
         let owner = self.owners.project_named(&report.project);
-        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time })
+        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time: time.into() })
     }
 
     fn quota(&self, project: &ProjectName) -> Result<Document, VfsError> {
@@ -83,7 +91,7 @@ impl Vfs {
         let changed_at = reports.iter().map(|report| report.ended_at.unwrap_or(report.queued_at)).max();
         let report = self.quotas.report(project, changed_at).ok_or(VfsError::NotFound)?;
         let (owner, time) = (self.owners.project(project), crate::sysio::clock::now());
-        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time })
+        Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time: time.into() })
     }
 
     fn status(&self) -> Status<'_> {

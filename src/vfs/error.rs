@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::files::FilesError;
 use crate::format::FormatError;
 use crate::repository::RepositoryError;
 use crate::store::StoreError;
@@ -82,6 +83,18 @@ pub enum VfsError {
         #[source]
         source: io::Error,
     },
+
+    /// A file inside a backup.
+    #[error(transparent)]
+    Inner(#[from] FilesError),
+
+    /// A name or path that no file inside a backup can have.
+    #[error("the name is too long")]
+    NameTooLong,
+
+    /// Devices, pipes and sockets inside a backup are shown and not opened.
+    #[error("it is not to be opened")]
+    NotOpened,
 
     #[error("the events cannot be read")]
     Events {

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::VfsError;
 use super::control_file::{OpenControl, copy};
+use super::files::OpenInner;
 use super::listing::OpenFolder;
 use super::scratch::OpenScratch;
 use crate::catalog::BackupRecord;
@@ -22,7 +23,11 @@ pub(super) enum Open {
     Text(Arc<str>),
     Events(Arc<EventReader>),
     Control(Arc<OpenControl>),
+    /// A partition of a backup.
+    Partition(Arc<OpenPartition>),
     Scratch(Arc<OpenScratch>),
+    /// A file inside a backup.
+    Inner(Arc<OpenInner>),
     Folder(Arc<OpenFolder>),
 }
 
@@ -62,7 +67,7 @@ impl HandleTable {
     pub(super) fn insert(&self, open: Open) -> u64 {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut openings = self.write();
-        if let Open::Image(image) = &open {
+        if let Some(image) = open.backup_image() {
             openings.images.entry(image.record.id).or_insert_with(|| (Arc::clone(image), 0)).1 += 1;
         }
         openings.by_handle.insert(handle, open);
@@ -71,7 +76,8 @@ impl HandleTable {
 
     pub(super) fn close(&self, handle: u64) {
         let mut openings = self.write();
-        if let Some(Open::Image(image)) = openings.by_handle.remove(&handle) {
+        let closed = openings.by_handle.remove(&handle);
+        if let Some(image) = closed.as_ref().and_then(Open::backup_image) {
             let id = image.record.id;
             if let Some((_, count)) = openings.images.get_mut(&id) {
                 *count -= 1;
@@ -114,6 +120,16 @@ impl HandleTable {
 }
 
 impl Open {
+    /// The image of the backup that this is a part of. It stays as long as this is open.
+    fn backup_image(&self) -> Option<&Arc<OpenImage>> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Partition(partition) => Some(&partition.image),
+            Self::Inner(inner) => Some(inner.image()),
+            Self::Text(_) | Self::Events(_) | Self::Control(_) | Self::Scratch(_) | Self::Folder(_) => None,
+        }
+    }
+
     /// Fills `into` from an offset and returns how many bytes there are before the end.
     pub(super) fn read(&self, handle: u64, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
         match self {
@@ -125,6 +141,8 @@ impl Open {
             Self::Events(reader) => reader.read(offset, into).map_err(|source| VfsError::Events { source }),
             Self::Control(control) => Ok(control.read(offset, into)),
             Self::Scratch(scratch) => scratch.read(offset, into),
+            Self::Partition(partition) => partition.read(offset, into),
+            Self::Inner(inner) => inner.read(offset, into),
             Self::Folder(_) => Err(VfsError::BadHandle { handle }),
         }
     }
@@ -134,6 +152,8 @@ impl Open {
         match self {
             Self::Image(image) => image.seek(offset, seek),
             Self::Scratch(scratch) => scratch.seek(offset, seek),
+            Self::Partition(partition) => partition.seek(offset, seek),
+            Self::Inner(inner) => inner.seek(offset, seek),
             Self::Text(text) => {
                 let end = text.len() as u64;
                 let found = if seek == Seek::Data { offset } else { end };
@@ -144,7 +164,45 @@ impl Open {
     }
 }
 
+/// A partition of an image that is open.
+pub(super) struct OpenPartition {
+    image: Arc<OpenImage>,
+    start: u64,
+    end: u64,
+}
+
+impl OpenPartition {
+    /// Takes the part of an image that begins at `start`; what would lie behind its end is left out.
+    pub(super) fn new(image: Arc<OpenImage>, start: u64, length: u64) -> Self {
+        let end = start.saturating_add(length).min(image.image.size_bytes());
+        Self { image, start, end }
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        let from = self.start.saturating_add(offset);
+        let length = usize::try_from(self.end.saturating_sub(from)).unwrap_or(usize::MAX).min(into.len());
+        self.image.read(from, into.get_mut(..length).unwrap_or_default())
+    }
+
+    fn seek(&self, offset: u64, seek: Seek) -> Result<u64, VfsError> {
+        let from = self.start.saturating_add(offset);
+        if from >= self.end {
+            return Err(VfsError::NothingBehind);
+        }
+        match (self.image.seek(from, seek), seek) {
+            (Ok(found), _) if found < self.end => Ok(found - self.start),
+            (Ok(_), Seek::Hole) => Ok(self.end - self.start),
+            (Ok(_), Seek::Data) => Err(VfsError::NothingBehind),
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
 impl OpenImage {
+    pub(super) fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
     pub(super) fn new(record: Arc<BackupRecord>, image: Arc<Image>) -> Self {
         Self { record, image, reported: AtomicBool::new(false) }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Vfs;
+use super::insides::Disk;
 use super::node::Node;
 use super::owners::Owner;
 use super::viewer::Viewer;
@@ -50,7 +51,8 @@ impl Vfs {
             | Node::Job(_)
             | Node::Quota(_)
             | Node::Scratch(_)
-            | Node::ScratchInfo(_) => self.owners.are_several(),
+            | Node::ScratchInfo(_)
+            | Node::PartitionsFolder(Disk::Scratch(_)) => self.owners.are_several(),
             Node::VolumeFolder(source, volume) => {
                 let holders = self.holders_of_source(source);
                 holders.len() > 1 || holders != self.holders_of_volume(source, volume)
@@ -72,7 +74,11 @@ impl Vfs {
             | Node::Record(_)
             | Node::JobsFolder
             | Node::QuotasFolder
-            | Node::ScratchFolder => false,
+            | Node::ScratchFolder
+            | Node::PartitionsFolder(Disk::Backup(_))
+            | Node::Partition(..)
+            | Node::PartitionTable(_)
+            | Node::Inner(_) => false,
         }
     }
 

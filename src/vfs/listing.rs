@@ -3,12 +3,16 @@
 //! a snapshot holds the ids only: names and attributes are made as they are read.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::files::InnerFile;
 use super::names;
 use super::node::Node;
 use super::viewer::Viewer;
 use super::{Vfs, VfsError};
+use crate::files::FileTree;
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
 
@@ -18,6 +22,8 @@ pub(super) enum Children {
     Volumes(SourceName, Vec<VolumeName>),
     Backups(Vec<BackupId>),
     Jobs(Vec<JobId>),
+    /// Of a folder inside a backup, which never changes: read page by page, from whatever position.
+    Inner(InnerFile, Arc<FileTree>),
 }
 
 impl Children {
@@ -44,6 +50,7 @@ impl Children {
                 let id = *ids.get(position)?;
                 (Cow::Owned(id.to_string()), Node::Job(id))
             }
+            Self::Inner(..) => return None,
         })
     }
 }
@@ -58,7 +65,7 @@ pub(super) struct OpenFolder {
 
 /// One entry of a folder. The reader comes back with `next` for those behind it.
 pub struct ListedEntry<'a> {
-    pub name: &'a str,
+    pub name: &'a OsStr,
     pub node: &'a Node,
     pub next: u64,
 }
@@ -98,11 +105,19 @@ impl OpenFolder {
                 } else {
                     ("..", self.node.parent())
                 };
-                visit(ListedEntry { name, node: &node, next })
+                visit(ListedEntry { name: OsStr::new(name), node: &node, next })
+            } else if let Children::Inner(folder, tree) = &*children {
+                return folder.list(tree, position - DOTS, |name, node, next| {
+                    visit(ListedEntry {
+                        name: OsStr::from_bytes(name),
+                        node,
+                        next: next.saturating_add(DOTS),
+                    })
+                });
             } else {
                 let child = usize::try_from(position - DOTS).ok().and_then(|number| children.get(number));
                 let Some((name, node)) = child else { return Ok(()) };
-                visit(ListedEntry { name: &name, node: &node, next })
+                visit(ListedEntry { name: OsStr::new(&*name), node: &node, next })
             };
             if !more {
                 return Ok(());

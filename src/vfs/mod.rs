@@ -9,10 +9,12 @@ mod attributes;
 mod control_file;
 mod documents;
 mod error;
+mod files;
 mod handles;
 mod holders;
 mod inodes;
 mod inquiry;
+mod insides;
 mod links;
 mod listing;
 mod names;
@@ -24,6 +26,7 @@ mod tree;
 mod viewer;
 mod volumes;
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +42,7 @@ pub use quotas::UseCounter;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
+use crate::files::FileTrees;
 use crate::jobs::{EventLog, JobQueue};
 use crate::operations::Operations;
 use crate::repository::{Repository, RepositoryError};
@@ -47,8 +51,9 @@ use crate::source::Sources;
 use crate::sysio::clock;
 use crate::types::{BackupId, ByteRange, Timestamp};
 use control_file::{ControlFiles, OpenControl};
-use handles::{HandleTable, Open, OpenImage};
+use handles::{HandleTable, Open, OpenImage, OpenPartition};
 use inodes::InodeTable;
+use insides::{Disk, Insides};
 use listing::OpenFolder;
 use owners::Owners;
 use quotas::Quotas;
@@ -70,12 +75,22 @@ pub struct VfsParts {
     pub control_group: u32,
     pub runner: Arc<dyn CommandRunner>,
     pub listing_times: ListingTimes,
+    /// Reads the files inside backups.
+    pub file_trees: Arc<FileTrees>,
+    /// Does the kernel check owners and modes? Where it does, others than root are to be let in to what is inside a
+    /// backup that they may read.
+    pub checks_permissions: bool,
 }
 
 impl VfsParts {
     /// Takes the parts from the operations that the commands run; the operator is who runs this process, and the control
     /// files are his group's.
-    pub fn new(operations: &Arc<Operations>, events: Arc<EventLog>, runner: Arc<dyn CommandRunner>) -> Self {
+    pub fn new(
+        operations: &Arc<Operations>,
+        events: Arc<EventLog>,
+        runner: Arc<dyn CommandRunner>,
+        file_trees: Arc<FileTrees>,
+    ) -> Self {
         let operator =
             Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         let quotas: Arc<dyn UseCounter> = operations.clone();
@@ -91,6 +106,8 @@ impl VfsParts {
             control_group: operator.gid,
             runner,
             listing_times: ListingTimes::default(),
+            file_trees,
+            checks_permissions: false,
         }
     }
 }
@@ -106,7 +123,9 @@ pub struct Vfs {
     control_group: u32,
     control_files: Arc<ControlFiles>,
     inodes: InodeTable,
-    handles: HandleTable,
+    handles: Arc<HandleTable>,
+    insides: Insides,
+    checks_permissions: bool,
     started_at: Timestamp,
 }
 
@@ -163,14 +182,16 @@ impl Vfs {
             control_group: parts.control_group,
             control_files: Arc::new(ControlFiles::new(parts.runner)),
             inodes: InodeTable::new(),
-            handles: HandleTable::new(),
+            handles: Arc::new(HandleTable::new()),
+            insides: Insides::new(parts.file_trees),
+            checks_permissions: parts.checks_permissions,
             started_at: clock::now(),
         })
     }
 
     /// Finds a name in a folder, as far as the caller may know of it, and makes its inode known: to be given back with
     /// [`forget`](Self::forget).
-    pub fn lookup(&self, caller: Caller, folder: u64, name: &str) -> Result<Entry, VfsError> {
+    pub fn lookup(&self, caller: Caller, folder: u64, name: &OsStr) -> Result<Entry, VfsError> {
         let folder = self.inodes.node(folder)?;
         let node = self.child_of(&self.viewer(caller), &folder, name)?;
         self.known_entry(&node)
@@ -208,12 +229,12 @@ impl Vfs {
     /// Says whether a file can be written to, by anybody: only control files and scratch images can.
     pub fn check_writable(&self, inode: u64) -> Result<(), VfsError> {
         match *self.inodes.node(inode)? {
-            Node::Control(_) | Node::Scratch(_) => Ok(()),
+            Node::Control(_) | Node::Scratch(_) | Node::Partition(Disk::Scratch(_), _) => Ok(()),
             _ => Err(VfsError::ReadOnly),
         }
     }
 
-    pub fn link_target(&self, inode: u64) -> Result<String, VfsError> {
+    pub fn link_target(&self, inode: u64) -> Result<Vec<u8>, VfsError> {
         self.link_target_of(&*self.inodes.node(inode)?)
     }
 
@@ -232,7 +253,19 @@ impl Vfs {
                 (Open::Control(Arc::new(open)), Caching::Direct)
             }
             Node::Image(id) => (Open::Image(self.open_image(id)?), Caching::Keep),
-            Node::Scratch(id) => (Open::Scratch(Arc::new(self.open_scratch(id, access)?)), Caching::Direct),
+            Node::Scratch(id) => {
+                (Open::Scratch(Arc::new(self.open_scratch(id, None, access)?)), Caching::Direct)
+            }
+            Node::Partition(Disk::Scratch(id), number) => {
+                let part = self.partition_bounds(Disk::Scratch(id), number)?;
+                (Open::Scratch(Arc::new(self.open_scratch(id, Some(part), access)?)), Caching::Direct)
+            }
+            Node::Partition(Disk::Backup(id), number) => {
+                let (start, length) = self.partition_bounds(Disk::Backup(id), number)?;
+                let partition = OpenPartition::new(self.open_image(id)?, start, length);
+                (Open::Partition(Arc::new(partition)), Caching::Keep)
+            }
+            Node::Inner(ref inner) => (Open::Inner(Arc::new(self.open_inner(inner)?)), Caching::Keep),
             Node::Events => (Open::Events(Arc::new(self.events.reader())), Caching::Direct),
             ref text => {
                 let caching = if *text == Node::Readme { Caching::Keep } else { Caching::Direct };
@@ -260,6 +293,12 @@ impl Vfs {
         }
     }
 
+    /// Says whether requests about this inode may take long: the files inside a backup are read by a process of their own,
+    /// which a hostile image can keep busy.
+    pub fn may_take_long(&self, inode: u64) -> bool {
+        self.inodes.node(inode).is_ok_and(|node| matches!(*node, Node::Inner(_)))
+    }
+
     pub fn close(&self, handle: u64) {
         self.handles.close(handle);
     }
@@ -279,7 +318,12 @@ impl Vfs {
         match self.handles.get(handle)? {
             Open::Control(control) => control.write(caller, offset, bytes),
             Open::Scratch(scratch) => scratch.write(offset, bytes).map(|()| Written::Stored),
-            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Folder(_) => Err(VfsError::ReadOnly),
+            Open::Image(_)
+            | Open::Partition(_)
+            | Open::Inner(_)
+            | Open::Text(_)
+            | Open::Events(_)
+            | Open::Folder(_) => Err(VfsError::ReadOnly),
         }
     }
 
@@ -299,10 +343,13 @@ impl Vfs {
     /// Refuses a size that a file cannot get. An empty one is what `>` asks for before it writes, and means nothing
     /// here, as on a block device.
     pub fn check_size(&self, inode: u64, wanted: Option<u64>) -> Result<(), VfsError> {
-        let Node::Scratch(id) = *self.inodes.node(inode)? else { return Ok(()) };
+        let node = self.inodes.node(inode)?;
+        if !matches!(*node, Node::Scratch(_) | Node::Partition(..)) {
+            return Ok(());
+        }
         match wanted {
             None | Some(0) => Ok(()),
-            Some(size) if size == self.scratch_attributes(id)?.size_bytes => Ok(()),
+            Some(size) if size == self.attributes_of(&node)?.size_bytes => Ok(()),
             Some(_) => Err(VfsError::FixedSize),
         }
     }
@@ -348,7 +395,7 @@ impl Vfs {
             // Gone since the snapshot: left out.
             let Ok(entry) = self.known_entry(listed.node) else { return true };
             // The kernel counts no lookup of the folder itself and the one above it.
-            let is_dots = matches!(listed.name, "." | "..");
+            let is_dots = listed.name == "." || listed.name == "..";
             let taken = visit(listed, entry);
             if !taken || is_dots {
                 self.forget(entry.inode, 1);
@@ -360,9 +407,7 @@ impl Vfs {
     fn folder(&self, handle: u64) -> Result<Arc<OpenFolder>, VfsError> {
         match self.handles.get(handle)? {
             Open::Folder(folder) => Ok(folder),
-            Open::Image(_) | Open::Text(_) | Open::Events(_) | Open::Control(_) | Open::Scratch(_) => {
-                Err(VfsError::BadHandle { handle })
-            }
+            _ => Err(VfsError::BadHandle { handle }),
         }
     }
 

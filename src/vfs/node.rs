@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::files::{FilesPlace, InnerFile};
+use super::insides::Disk;
+use crate::files::{FileKind, FilePath};
 use crate::jobs::JobId;
 use crate::types::{BackupId, ProjectName, ScratchId, SourceName, VolumeName};
 
@@ -38,6 +41,13 @@ pub enum Node {
     Scratch(ScratchId),
     /// What it is a view of, and what was written to it.
     ScratchInfo(ScratchId),
+    /// The folder of a disk's partitions.
+    PartitionsFolder(Disk),
+    Partition(Disk, u32),
+    /// What a disk's partition table says.
+    PartitionTable(Disk),
+    /// A file or folder of a file system inside a backup.
+    Inner(InnerFile),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +55,24 @@ pub enum NodeKind {
     Folder,
     File,
     Link,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+impl From<FileKind> for NodeKind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::File => Self::File,
+            FileKind::Folder => Self::Folder,
+            FileKind::Link => Self::Link,
+            FileKind::Fifo => Self::Fifo,
+            FileKind::Socket => Self::Socket,
+            FileKind::CharDevice => Self::CharDevice,
+            FileKind::BlockDevice => Self::BlockDevice,
+        }
+    }
 }
 
 /// What comes and goes is asked for again after this time.
@@ -64,7 +92,8 @@ impl Node {
             | Self::BackupFolder(_)
             | Self::JobsFolder
             | Self::QuotasFolder
-            | Self::ScratchFolder => NodeKind::Folder,
+            | Self::ScratchFolder
+            | Self::PartitionsFolder(_) => NodeKind::Folder,
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
@@ -76,7 +105,10 @@ impl Node {
             | Self::Job(_)
             | Self::Quota(_)
             | Self::Scratch(_)
-            | Self::ScratchInfo(_) => NodeKind::File,
+            | Self::ScratchInfo(_)
+            | Self::Partition(..)
+            | Self::PartitionTable(_) => NodeKind::File,
+            Self::Inner(inner) => inner.kind.into(),
         }
     }
 
@@ -87,6 +119,9 @@ impl Node {
             Self::SourceFolder(_) => Self::VolumesFolder,
             Self::VolumeFolder(source, _) => Self::SourceFolder(source.clone()),
             Self::BackupFolder(_) => Self::BackupsFolder,
+            Self::PartitionsFolder(Disk::Backup(id)) => Self::BackupFolder(*id),
+            Self::PartitionsFolder(Disk::Scratch(_)) => Self::ScratchFolder,
+            Self::Inner(inner) => inner.parent(),
             _ => Self::Root,
         }
     }
@@ -114,7 +149,14 @@ impl Node {
             | Self::Info(_)
             | Self::Record(_)
             | Self::Scratch(_)
-            | Self::ScratchInfo(_) => Duration::ZERO,
+            | Self::ScratchInfo(_)
+            | Self::PartitionsFolder(_)
+            | Self::Partition(Disk::Scratch(_), _)
+            | Self::PartitionTable(_) => Duration::ZERO,
+            Self::Partition(Disk::Backup(_), _) => LONG,
+            // Who is root sees another folder there than who is not.
+            Self::Inner(inner) if inner.path.is_root() => Duration::ZERO,
+            Self::Inner(_) => LONG,
         }
     }
 
@@ -122,7 +164,7 @@ impl Node {
     pub fn attributes_cached_for(&self) -> Duration {
         match self {
             // An image never changes; that it is gone is found out by its name.
-            Self::Readme | Self::Image(_) => LONG,
+            Self::Readme | Self::Image(_) | Self::Partition(Disk::Backup(_), _) | Self::Inner(_) => LONG,
             Self::Root
             | Self::ControlFolder
             | Self::VolumesFolder
@@ -135,7 +177,9 @@ impl Node {
             | Self::JobsFolder
             | Self::QuotasFolder
             | Self::ScratchFolder
-            | Self::Scratch(_) => SHORT,
+            | Self::Scratch(_)
+            | Self::PartitionsFolder(_)
+            | Self::Partition(Disk::Scratch(_), _) => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
             // Who follows the events with tail looks at their length again and again.
@@ -146,7 +190,13 @@ impl Node {
             | Self::Record(_)
             | Self::Job(_)
             | Self::Quota(_)
-            | Self::ScratchInfo(_) => Duration::ZERO,
+            | Self::ScratchInfo(_)
+            | Self::PartitionTable(_) => Duration::ZERO,
         }
+    }
+
+    /// The root of the files at a place, as root sees it or as others do.
+    pub(super) fn files_root(place: FilesPlace, as_root: bool) -> Self {
+        Self::Inner(InnerFile { place, as_root, path: FilePath::root(), kind: FileKind::Folder })
     }
 }

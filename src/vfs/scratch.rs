@@ -10,15 +10,18 @@ use super::attributes::Attributes;
 use super::control_file::Caller;
 use super::documents::{self, Document};
 use super::handles::Seek;
+use super::insides::Disk;
 use super::node::Node;
 use super::viewer::Viewer;
 use super::{Access, Allocation, Vfs, VfsError};
-use crate::scratch::{ScratchError, ScratchImage, Writing};
-use crate::sysio::device::{ReadAt, WriteAt};
+use crate::scratch::{About, ScratchError, ScratchImage, Writing};
+use crate::sysio::device::{ReadAt, Window, WriteAt};
 use crate::types::{BackupId, ByteRange, ProjectName, ScratchId, Timestamp};
 
 /// Behind the name of a scratch image, it is the name of what is known of it.
 const INFO_ENDING: &str = ".json";
+/// And so, of the folder of its partitions.
+const PARTITIONS_ENDING: &str = ".partitions";
 
 #[derive(Serialize)]
 struct ScratchInfo<'a> {
@@ -34,23 +37,32 @@ struct ScratchInfo<'a> {
 impl Vfs {
     pub(super) fn scratch_called(&self, viewer: &Viewer, name: &str) -> Option<Node> {
         // No scratch image has a name with such an ending.
-        let (name, node): (_, fn(ScratchId) -> Node) = match name.strip_suffix(INFO_ENDING) {
-            Some(name) => (name, Node::ScratchInfo),
-            None => (name, Node::Scratch),
-        };
-        let image = self.scratch.get(name).ok()?;
-        self.sees_scratch(viewer, &image).then(|| node(image.about().id))
+        let (name, node): (_, fn(ScratchId) -> Node) =
+            match (name.strip_suffix(INFO_ENDING), name.strip_suffix(PARTITIONS_ENDING)) {
+                (Some(name), _) => (name, Node::ScratchInfo),
+                (_, Some(name)) => (name, |id| Node::PartitionsFolder(Disk::Scratch(id))),
+                (None, None) => (name, Node::Scratch),
+            };
+        let image = self.scratch.get(name).ok().filter(|image| self.sees_scratch(viewer, image))?;
+        let node = node(image.about().id);
+        let is_there = !matches!(node, Node::PartitionsFolder(disk) if !self.has_partitions(disk));
+        is_there.then_some(node)
     }
 
     pub(super) fn scratch_children(&self, viewer: &Viewer) -> Vec<(String, Node)> {
         let mut images = self.scratch.all();
         images.retain(|image| self.sees_scratch(viewer, image));
-        let children = images.iter().flat_map(|image| {
-            let about = image.about();
-            let info = format!("{}{INFO_ENDING}", about.name);
-            [(about.name.clone(), Node::Scratch(about.id)), (info, Node::ScratchInfo(about.id))]
-        });
-        children.collect()
+        let mut children = Vec::new();
+        for image in images {
+            let About { id, name, .. } = image.about();
+            let disk = Disk::Scratch(*id);
+            children.push((name.clone(), Node::Scratch(*id)));
+            children.push((format!("{name}{INFO_ENDING}"), Node::ScratchInfo(*id)));
+            if self.has_partitions(disk) {
+                children.push((format!("{name}{PARTITIONS_ENDING}"), Node::PartitionsFolder(disk)));
+            }
+        }
+        children
     }
 
     pub(super) fn scratch_info(&self, id: ScratchId) -> Result<Document, VfsError> {
@@ -66,7 +78,7 @@ impl Vfs {
             created_at: about.created_at,
         };
         let (owner, time) = (self.owners.project(&about.project), about.created_at);
-        Ok(Document { text: Cow::Owned(documents::line(&info)), mode: 0o440, owner, time })
+        Ok(Document { text: Cow::Owned(documents::line(&info)), mode: 0o440, owner, time: time.into() })
     }
 
     fn sees_scratch(&self, viewer: &Viewer, image: &ScratchImage) -> bool {
@@ -74,7 +86,7 @@ impl Vfs {
     }
 
     /// Returns one that is in the tree, or was removed and is still open.
-    fn scratch_image(&self, id: ScratchId) -> Result<Arc<ScratchImage>, VfsError> {
+    pub(super) fn scratch_image(&self, id: ScratchId) -> Result<Arc<ScratchImage>, VfsError> {
         self.scratch.by_id(id).or_else(|| self.handles.scratch(id)).ok_or(VfsError::NotFound)
     }
 
@@ -85,13 +97,21 @@ impl Vfs {
         Ok(Attributes::of_scratch(&image, owner))
     }
 
-    pub(super) fn open_scratch(&self, id: ScratchId, access: Access) -> Result<OpenScratch, VfsError> {
+    /// Opens a scratch image, or a part of it: a partition.
+    pub(super) fn open_scratch(
+        &self,
+        id: ScratchId,
+        part: Option<(u64, u64)>,
+        access: Access,
+    ) -> Result<OpenScratch, VfsError> {
         let image = self.scratch_image(id)?;
+        let (start, length) = part.unwrap_or((0, image.size_bytes()));
         let writing = match access {
             Access::Read => None,
             Access::Write => Some(image.begin_writing().map_err(|error| refused(&error))?),
         };
-        Ok(OpenScratch { image, writing })
+        let part = Window::new(Arc::clone(&image), start, length);
+        Ok(OpenScratch { image, part, start, writing })
     }
 
     pub(super) fn remove_scratch(&self, caller: Caller, name: &str) -> Result<(), VfsError> {
@@ -120,6 +140,9 @@ fn refused(error: &ScratchError) -> VfsError {
 /// One opening of a scratch image.
 pub(super) struct OpenScratch {
     image: Arc<ScratchImage>,
+    /// What of it was opened.
+    part: Window<Arc<ScratchImage>>,
+    start: u64,
     /// Set when it was opened for writing too.
     writing: Option<Writing>,
 }
@@ -131,20 +154,20 @@ impl OpenScratch {
 
     /// Fills `into` from an offset and returns how many bytes there are before the end.
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
-        let length = ByteRange::new(offset, into.len() as u64).below(self.image.size_bytes()).len();
+        let length = ByteRange::new(offset, into.len() as u64).below(self.part.size_bytes()).len();
         let length = usize::try_from(length).unwrap_or(into.len());
         let into = into.get_mut(..length).unwrap_or_default();
-        self.image.read_exact_at(offset, into).map_err(|error| self.failed("read", error))?;
+        self.part.read_exact_at(offset, into).map_err(|error| self.failed("read", error))?;
         Ok(length)
     }
 
     pub(super) fn seek(&self, offset: u64, seek: Seek) -> Result<u64, VfsError> {
-        if offset >= self.image.size_bytes() {
+        if offset >= self.part.size_bytes() {
             return Err(VfsError::NothingBehind);
         }
         let found = match seek {
-            Seek::Data => self.image.next_data(offset),
-            Seek::Hole => self.image.next_hole(offset).map(Some),
+            Seek::Data => self.part.next_data(offset),
+            Seek::Hole => self.part.next_hole(offset).map(Some),
         };
         found.map_err(|error| self.failed("read", error))?.ok_or(VfsError::NothingBehind)
     }
@@ -152,15 +175,20 @@ impl OpenScratch {
     /// Writes all, or nothing when it would reach beyond the end, as at the end of a disk.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), VfsError> {
         self.check_writing()?;
-        self.image.write_all_at(offset, bytes).map_err(|error| self.failed("write", error))
+        self.part.write_all_at(offset, bytes).map_err(|error| self.failed("write", error))
     }
 
     /// Discards a range. Nothing is reserved: that there is room is found out by writing, as on a thin disk.
     pub(super) fn allocate(&self, range: ByteRange, allocation: Allocation) -> Result<(), VfsError> {
         self.check_writing()?;
+        let within = range.below(self.part.size_bytes());
         match allocation {
-            Allocation::Reserve if range.end() > self.image.size_bytes() => Err(VfsError::FixedSize),
-            Allocation::Zero => self.image.discard(range).map_err(|error| self.failed("discard", error)),
+            Allocation::Reserve if within != range => Err(VfsError::FixedSize),
+            Allocation::Zero if within.is_empty() => Ok(()),
+            Allocation::Zero => self
+                .image
+                .discard(ByteRange::new(self.start + within.start(), within.len()))
+                .map_err(|error| self.failed("discard", error)),
             Allocation::Reserve => Ok(()),
         }
     }

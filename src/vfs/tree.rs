@@ -4,6 +4,7 @@
 //! has given that name, and that it is not his when the name is an id or a number. The names of sources are no secret.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::links::{LATEST, link_names};
@@ -31,7 +32,15 @@ const ROOT_CHILDREN: [(&str, Node); 9] = [
 
 impl Vfs {
     /// Finds a name in a folder.
-    pub(super) fn child_of(&self, viewer: &Viewer, folder: &Node, name: &str) -> Result<Node, VfsError> {
+    pub(super) fn child_of(&self, viewer: &Viewer, folder: &Node, name: &OsStr) -> Result<Node, VfsError> {
+        if let Node::Inner(inner) = folder {
+            return self.inner_child(inner, name);
+        }
+        // Every name that is not of a file system inside a backup is UTF-8.
+        self.named_child_of(viewer, folder, name.to_str().ok_or(VfsError::NotFound)?)
+    }
+
+    fn named_child_of(&self, viewer: &Viewer, folder: &Node, name: &str) -> Result<Node, VfsError> {
         let found = match folder {
             Node::Root => named(&ROOT_CHILDREN, name),
             Node::ControlFolder => {
@@ -54,7 +63,7 @@ impl Vfs {
                 let is_visible = self.is_for(viewer, self.record(id)?.as_ref());
                 Some(of_ones_own(is_visible, Node::BackupFolder(id))?)
             }
-            Node::BackupFolder(id) => named(&self.backup_children(*id)?, name),
+            Node::BackupFolder(id) => named(&self.backup_children(viewer, *id)?, name),
             Node::JobsFolder => {
                 // One job has one name: `07` is none.
                 let job: Option<JobId> = name.parse().ok().filter(|job| *name == format!("{job}"));
@@ -67,6 +76,7 @@ impl Vfs {
                 projects.find(|project| project.as_str() == name).map(|project| Node::Quota(project.clone()))
             }
             Node::ScratchFolder => self.scratch_called(viewer, name),
+            Node::PartitionsFolder(disk) => self.partition_child(*disk, self.sees_as_root(viewer), name),
             Node::Readme
             | Node::Status
             | Node::Events
@@ -79,7 +89,10 @@ impl Vfs {
             | Node::Job(_)
             | Node::Quota(_)
             | Node::Scratch(_)
-            | Node::ScratchInfo(_) => return Err(VfsError::NotAFolder),
+            | Node::ScratchInfo(_)
+            | Node::Partition(..)
+            | Node::PartitionTable(_)
+            | Node::Inner(_) => return Err(VfsError::NotAFolder),
         };
         found.ok_or(VfsError::NotFound)
     }
@@ -107,7 +120,7 @@ impl Vfs {
                 backups.retain(|record| self.is_for(viewer, record));
                 Children::Backups(backups.into_iter().map(|record| record.id).collect())
             }
-            Node::BackupFolder(id) => Children::named(self.backup_children(*id)?),
+            Node::BackupFolder(id) => Children::named(self.backup_children(viewer, *id)?),
             Node::JobsFolder => {
                 let mut reports = self.jobs.reports();
                 reports.retain(|report| viewer.sees(self.owners.project_named(&report.project)));
@@ -117,6 +130,10 @@ impl Vfs {
                 self.quotas_for(viewer).map(|project| (project.to_string(), Node::Quota(project.clone()))),
             ),
             Node::ScratchFolder => Children::named(self.scratch_children(viewer)),
+            Node::PartitionsFolder(disk) => {
+                Children::named(self.partition_children(*disk, self.sees_as_root(viewer)))
+            }
+            Node::Inner(inner) => Children::Inner(inner.clone(), self.tree(inner.place)?),
             Node::Readme
             | Node::Status
             | Node::Events
@@ -129,22 +146,27 @@ impl Vfs {
             | Node::Job(_)
             | Node::Quota(_)
             | Node::Scratch(_)
-            | Node::ScratchInfo(_) => return Err(VfsError::NotAFolder),
+            | Node::ScratchInfo(_)
+            | Node::Partition(..)
+            | Node::PartitionTable(_) => return Err(VfsError::NotAFolder),
         })
     }
 
-    pub(super) fn link_target_of(&self, node: &Node) -> Result<String, VfsError> {
+    pub(super) fn link_target_of(&self, node: &Node) -> Result<Vec<u8>, VfsError> {
         match node {
-            Node::BackupLink(id) | Node::LatestLink(id) => Ok(link_target(*id)),
+            Node::BackupLink(id) | Node::LatestLink(id) => Ok(link_target(*id).into_bytes()),
+            Node::Inner(inner) => self.inner_link_target(inner),
             _ => Err(VfsError::NotALink),
         }
     }
 
-    fn backup_children(&self, id: BackupId) -> Result<Vec<(&'static str, Node)>, VfsError> {
-        let record = self.record(id)?;
-        let image = record.status.is_readable().then_some(("image", Node::Image(id)));
-        let texts = [("info.json", Node::Info(id)), ("record", Node::Record(id))];
-        Ok(image.into_iter().chain(texts).collect())
+    fn backup_children(&self, viewer: &Viewer, id: BackupId) -> Result<Vec<(&'static str, Node)>, VfsError> {
+        let mut children = vec![("info.json", Node::Info(id)), ("record", Node::Record(id))];
+        if self.record(id)?.status.is_readable() {
+            children.push(("image", Node::Image(id)));
+            children.extend(self.inside_of_backup(id, self.sees_as_root(viewer)));
+        }
+        Ok(children)
     }
 
     fn quotas_for(&self, viewer: &Viewer) -> impl Iterator<Item = &ProjectName> {

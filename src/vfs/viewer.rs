@@ -22,6 +22,10 @@ impl Viewer {
         Self { caller, sees_all, groups: OnceLock::new() }
     }
 
+    pub(super) fn is_root(&self) -> bool {
+        self.caller.uid == 0
+    }
+
     /// Takes note of all groups while the caller waits for us: who calls later is somebody else.
     pub(super) fn settled(self) -> Self {
         if !self.sees_all {

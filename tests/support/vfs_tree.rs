@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use amberfs::catalog::{Project, Quota};
+use amberfs::files::{FileTrees, FileTreesOptions};
 use amberfs::jobs::{EventLog, JobQueue, JobQueueOptions};
 use amberfs::operations::{BackupUse, VolumeUse};
 use amberfs::scratch::ScratchImages;
@@ -227,6 +228,8 @@ pub fn parts(hand_made: &HandMade, sources: Vec<Arc<dyn Source>>, runner: Arc<Ec
         operator: Owner { uid: 0, gid: 0 },
         control_group: 0,
         runner,
+        file_trees: FileTrees::new(FileTreesOptions::new(env!("CARGO_BIN_EXE_amberfs").into())).unwrap(),
+        checks_permissions: true,
         listing_times: ListingTimes { fresh: std::time::Duration::ZERO, deadline: short },
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
+use uuid::Uuid;
+
 use super::super::{Operations, Requester, VolumeType};
 use super::run::{Beginning, RestoreJob};
 use super::target::Target;
@@ -26,7 +28,8 @@ impl Operations {
         let record = self.restorable(requester, request)?;
         let target = self.settle_target(requester, request, &record)?;
         self.check_target_quota(requester, &target, &record)?;
-        self.check_target_free(&target)
+        self.check_target_free(&target)?;
+        self.prepare_contents(record.id, &target.stored).map(drop)
     }
 
     /// Settles the target and queues the job that fills it.
@@ -36,10 +39,21 @@ impl Operations {
         request: &RestoreRequest,
     ) -> Result<RestoreAccepted, Refusal> {
         self.check_writable()?;
+        // Reads logs of file systems, and must not keep others waiting; looked at once more below.
+        let contents = {
+            let record = self.restorable(requester, request)?;
+            let target = self.settle_target(requester, request, &record)?;
+            self.check_target_quota(requester, &target, &record)?;
+            let taken = self.take_scratch(&target.stored)?;
+            let new_uuids = self.prepare_contents(record.id, &target.stored)?;
+            (target.stored.new_xfs_uuid, taken, new_uuids)
+        };
+        let (seed, taken, new_uuids) = contents;
         // One restore after the other asks the sources, and what they use is counted for it; nobody else waits for that.
         let _counting = self.counting_volumes.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.restorable(requester, request)?;
-        let target = self.settle_target(requester, request, &record)?;
+        let mut target = self.settle_target(requester, request, &record)?;
+        target.stored.new_xfs_uuid = seed;
         self.check_target_quota(requester, &target, &record)?;
         let reservation = self.reserve_target(&target)?;
         let id = record.id;
@@ -53,9 +67,10 @@ impl Operations {
         drop(accepting);
         let (source, volume) = target.key();
         let stored = target.stored.clone();
-        let job = RestoreJob::new(Arc::clone(self), id, target, reservation, Beginning::Fresh);
+        let job = RestoreJob::new(Arc::clone(self), id, target, reservation, taken, Beginning::Fresh);
+        let xfs_uuids = new_uuids.map(|new_uuids| new_uuids.uuids()).unwrap_or_default();
         match self.submit_restore(&record, job) {
-            Ok(job) => Ok(RestoreAccepted { backup: id, job, source, volume }),
+            Ok(job) => Ok(RestoreAccepted { backup: id, job, source, volume, xfs_uuids }),
             Err(refusal) => {
                 // The queue may have ended: the job then left the record for the next start.
                 self.end_restore(id, Some(&stored));
@@ -88,12 +103,33 @@ impl Operations {
         requester: &Requester,
         request: &RestoreRequest,
     ) -> Result<Arc<BackupRecord>, Refusal> {
-        let record = self.select_backup(requester, &request.backup)?;
+        let record = match &request.from_scratch {
+            None => self.select_backup(requester, &request.backup)?,
+            Some(name) => {
+                let image = self.own_scratch(requester, name)?;
+                self.select_backup(requester, &image.about().backup.to_string())?
+            }
+        };
         check_restorable(&record)?;
         Ok(record)
     }
 
+    /// Settles where to write, and what.
     fn settle_target(
+        &self,
+        requester: &Requester,
+        request: &RestoreRequest,
+        record: &BackupRecord,
+    ) -> Result<Target, Refusal> {
+        let mut target = self.settle_volume(requester, request, record)?;
+        if let Some(name) = &request.from_scratch {
+            target.stored.scratch = Some(self.own_scratch(requester, name)?.about().id);
+        }
+        target.stored.new_xfs_uuid = request.new_xfs_uuid.then(Uuid::new_v4);
+        Ok(target)
+    }
+
+    fn settle_volume(
         &self,
         requester: &Requester,
         request: &RestoreRequest,
@@ -153,6 +189,8 @@ impl Operations {
             volume_type: None,
             instance: Some(volume.instance),
             durable_bytes: 0,
+            scratch: None,
+            new_xfs_uuid: None,
             is_abandoned: false,
         };
         Ok(Target { source, stored })
@@ -203,6 +241,8 @@ impl Operations {
             volume_type: request.volume_type.clone(),
             instance: None,
             durable_bytes: 0,
+            scratch: None,
+            new_xfs_uuid: None,
             is_abandoned: false,
         };
         Ok(Target { source: Arc::clone(source), stored })

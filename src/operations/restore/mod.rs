@@ -8,12 +8,15 @@
 
 mod accept;
 mod compare;
+mod contents;
 mod resume;
 mod run;
 mod target;
 mod write;
 
 pub(super) use resume::patiently;
+
+use uuid::Uuid;
 
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
@@ -23,7 +26,10 @@ pub(super) use target::Targets;
 /// What a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RestoreRequest {
+    /// Empty when `from_scratch` says what to restore.
     pub backup: String,
+    /// A scratch image to restore, in the place of the backup that it is a view of.
+    pub from_scratch: Option<String>,
     pub to: Option<String>,
     pub name: Option<String>,
     pub source: Option<String>,
@@ -31,6 +37,8 @@ pub struct RestoreRequest {
     /// Of a new volume; without it, the backup's.
     pub size_bytes: Option<u64>,
     pub force: bool,
+    /// Give each XFS a new UUID on the way, so that it can be mounted beside the one that was backed up.
+    pub new_xfs_uuid: bool,
 }
 
 /// A restore that is queued.
@@ -40,4 +48,6 @@ pub struct RestoreAccepted {
     pub job: JobId,
     pub source: SourceName,
     pub volume: VolumeName,
+    /// The new UUIDs of its XFS, by partition; of a bare file system, without one.
+    pub xfs_uuids: Vec<(Option<u32>, Uuid)>,
 }

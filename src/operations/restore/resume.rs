@@ -115,8 +115,10 @@ impl Operations {
             cannot(&format!("source {} is not in the configuration any more", stored.source))
         })?;
         let target = Target { source: Arc::clone(source), stored };
+        let taken = self.take_scratch(&target.stored)?;
         let reservation = self.reserve_target(&target)?;
-        let job = RestoreJob::new(Arc::clone(self), record.id, target, reservation, Beginning::Resumed);
+        let job =
+            RestoreJob::new(Arc::clone(self), record.id, target, reservation, taken, Beginning::Resumed);
         match self.submit_restore(record, job) {
             Ok(job) => tracing::info!(backup = %record.id, %job, "the restore goes on"),
             // The job was dropped, and put things right.

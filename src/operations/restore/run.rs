@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::thread;
 
 use super::super::Operations;
+use super::super::xfs_uuid::{VolumeDevice, WithNewUuids};
 use super::compare::Comparison;
 use super::resume::{Found, patiently};
 use super::target::{Reservation, Target, with_type};
 use super::write::{self, DataRanges, Filling};
 use crate::catalog::RestoreTarget;
 use crate::jobs::{JobControl, JobEnd, Stop};
+use crate::scratch::Taken;
 use crate::source::{SourceError, VolumeWriter};
 use crate::sysio::device::ReadAt;
 use crate::types::{BackupId, Refusal, RefusalKind};
@@ -26,6 +28,14 @@ pub(super) enum Beginning {
     Resumed,
 }
 
+/// What is written.
+#[derive(Clone, Copy)]
+struct Contents<'a> {
+    disk: &'a dyn ReadAt,
+    /// What of it is changed on the way.
+    new_uuids: Option<&'a WithNewUuids>,
+}
+
 /// A queued or running restore. However it ends, the backup is available afterwards; but for a shutdown, which leaves
 /// everything to the next start.
 pub(super) struct RestoreJob {
@@ -35,6 +45,8 @@ pub(super) struct RestoreJob {
     beginning: Beginning,
     has_ended: bool,
     reservation: Option<Reservation>,
+    /// Keeps the scratch image still that is restored, if one is.
+    _taken: Option<Taken>,
 }
 
 impl RestoreJob {
@@ -43,9 +55,11 @@ impl RestoreJob {
         id: BackupId,
         target: Target,
         reservation: Reservation,
+        taken: Option<Taken>,
         beginning: Beginning,
     ) -> Self {
-        Self { operations, id, target, beginning, has_ended: false, reservation: Some(reservation) }
+        let reservation = Some(reservation);
+        Self { operations, id, target, beginning, has_ended: false, reservation, _taken: taken }
     }
 
     /// Did an earlier process begin it?
@@ -75,21 +89,21 @@ impl RestoreJob {
     }
 
     fn restore(&mut self, control: &JobControl) -> Result<(), JobEnd> {
-        let image = self.contents()?;
-        control.set_total(image.size_bytes());
+        let new_uuids = self.operations.prepare_contents(self.id, &self.target.stored)?;
+        let disk = match &new_uuids {
+            Some(new_uuids) => new_uuids.disk(),
+            None => self.operations.disk_to_restore(self.id, &self.target.stored)?,
+        };
+        let contents = Contents { disk: disk.as_ref(), new_uuids: new_uuids.as_ref() };
+        control.set_total(contents.disk.size_bytes());
         if self.target.stored.is_new {
-            self.fill_new(image.as_ref(), control)
+            self.fill_new(contents, control)
         } else {
-            self.overwrite(image.as_ref(), control)
+            self.overwrite(contents, control)
         }
     }
 
-    /// What the volume is to hold.
-    fn contents(&self) -> Result<Arc<dyn ReadAt>, Refusal> {
-        Ok(self.operations.repository.image(self.id)?)
-    }
-
-    fn fill_new(&mut self, image: &dyn ReadAt, control: &JobControl) -> Result<(), JobEnd> {
+    fn fill_new(&mut self, contents: Contents<'_>, control: &JobControl) -> Result<(), JobEnd> {
         let found = match self.beginning {
             Beginning::Fresh => Found::Nothing,
             Beginning::Resumed => self.find_new(control)?,
@@ -100,7 +114,7 @@ impl RestoreJob {
             Found::Nothing => self.make_new(control)?,
         };
         let from = self.target.stored.durable_bytes;
-        self.fill(image, writer.as_ref(), &Comparison::none(), from, control)?;
+        self.fill(contents, writer.as_ref(), &Comparison::none(), from, control)?;
         drop(writer);
         match self.name_new() {
             Ok(()) => Ok(()),
@@ -148,7 +162,8 @@ impl RestoreJob {
     }
 
     /// Makes an existing volume equal to the backup, and zero behind its end.
-    fn overwrite(&mut self, image: &dyn ReadAt, control: &JobControl) -> Result<(), JobEnd> {
+    fn overwrite(&mut self, contents: Contents<'_>, control: &JobControl) -> Result<(), JobEnd> {
+        let image = contents.disk;
         let writer = self.open_existing(self.beginning, control)?;
         if writer.size_bytes() < image.size_bytes() {
             let sentence = format!("volume {} was made smaller than the backup", self.target.name());
@@ -159,7 +174,7 @@ impl RestoreJob {
         let comparison = Comparison::decide(image, writer.as_ref(), compared_below, control)?;
         writer.set_mark(MARK_KEY, Some(MARK_VALUE)).map_err(Refusal::from)?;
         write::zero_holes(image, writer.as_ref(), control)?;
-        self.fill(image, writer.as_ref(), &comparison, 0, control)?;
+        self.fill(contents, writer.as_ref(), &comparison, 0, control)?;
         writer.set_mark(MARK_KEY, None).map_err(Refusal::from)?;
         Ok(())
     }
@@ -167,13 +182,14 @@ impl RestoreJob {
     /// Writes the image's data from an offset on, step by step, and makes each step durable.
     fn fill(
         &mut self,
-        image: &dyn ReadAt,
+        contents: Contents<'_>,
         writer: &dyn VolumeWriter,
         comparison: &Comparison,
         from: u64,
         control: &JobControl,
     ) -> Result<(), JobEnd> {
         let operations = Arc::clone(&self.operations);
+        let image = contents.disk;
         let filling = Filling { image, writer, budget: &operations.budget, control, comparison };
         let mut ranges = DataRanges::starting_at(image, from);
         control.add_done(from);
@@ -181,7 +197,8 @@ impl RestoreJob {
             let is_last = filling.step(&mut ranges, operations.options.restore_step_bytes)?;
             writer.flush().map_err(Refusal::from)?;
             if is_last {
-                return Ok(());
+                let volume = VolumeDevice(writer);
+                return Ok(contents.new_uuids.map_or(Ok(()), |new_uuids| new_uuids.check(&volume))?);
             }
             self.update_target(|target| target.durable_bytes = ranges.position())?;
         }
