@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    backup, backup_change, backup_list, daemon_commands, job, prune, quota, record, scratch, volume,
+    backup, backup_change, backup_list, daemon_commands, files, files_mount, job, prune, quota, record,
+    scratch, volume, xfs_uuid,
 };
 
 /// Backups of block volumes that can be looked into
@@ -61,6 +62,10 @@ pub enum TopCommand {
     /// Take backups, list them, restore them, delete them
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Read the files inside backups, or mount them
+    #[command(subcommand)]
+    Files(FilesCommand),
+    XfsUuid(xfs_uuid::XfsUuidCommand),
     /// Make writable views of backups, and throw them away
     #[command(subcommand)]
     Scratch(ScratchCommand),
@@ -129,6 +134,15 @@ pub enum RecordCommand {
 #[derive(Debug, Subcommand)]
 pub enum QuotaCommand {
     Show(quota::QuotaShowArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FilesCommand {
+    Ls(files::FilesListArgs),
+    Cat(files::FilesCatArgs),
+    Cp(files::FilesCopyArgs),
+    Mount(files_mount::FilesMountArgs),
+    Umount(files_mount::FilesUmountArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,8 @@ mod daemon_commands;
 mod error;
 mod fields;
 mod file_reader;
+mod files;
+mod files_mount;
 mod format;
 mod job;
 mod mount_table;
@@ -25,14 +27,15 @@ mod scratch;
 mod umount;
 mod volume;
 mod wait;
+mod xfs_uuid;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use arguments::{
-    BackupCommand, Cli, JobCommand, QuotaCommand, RecordCommand, RepoCommand, ScratchCommand, TopCommand,
-    VolumeCommand,
+    BackupCommand, Cli, FilesCommand, JobCommand, QuotaCommand, RecordCommand, RepoCommand, ScratchCommand,
+    TopCommand, VolumeCommand,
 };
 use error::CliError;
 use mounted::Mounted;
@@ -79,6 +82,12 @@ fn run(cli: Cli) -> Result<(), CliError> {
         TopCommand::Scratch(ScratchCommand::Create(args)) => scratch::create(&mounted()?, args),
         TopCommand::Scratch(ScratchCommand::List(args)) => scratch::list(&mounted()?, &args),
         TopCommand::Scratch(ScratchCommand::Delete(args)) => scratch::delete(&mounted()?, &args),
+        TopCommand::Files(FilesCommand::Ls(args)) => files::list(&mounted()?, &args),
+        TopCommand::Files(FilesCommand::Cat(args)) => files::cat(&mounted()?, &args),
+        TopCommand::Files(FilesCommand::Cp(args)) => files::copy(&mounted()?, &args),
+        TopCommand::Files(FilesCommand::Mount(args)) => files_mount::mount(&mounted()?, args),
+        TopCommand::Files(FilesCommand::Umount(args)) => files_mount::umount(&args),
+        TopCommand::XfsUuid(args) => xfs_uuid::run(mounted, args),
         TopCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amberfs", &mut script);

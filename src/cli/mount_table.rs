@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::CliError;
 
@@ -15,11 +15,27 @@ const MOUNTS_BYTES_MAX: u64 = 64 << 20;
 
 /// Returns the mount points, in the order in which they were mounted; one twice when it is mounted over.
 pub fn amberfs_mounts() -> Result<Vec<PathBuf>, CliError> {
+    Ok(parse(&read()?))
+}
+
+/// Returns the device that is mounted on a folder, the last one where there are several.
+pub fn device_of(directory: &Path) -> Result<Option<PathBuf>, CliError> {
+    let table = read()?;
+    let mut devices = table.split(|&byte| byte == b'\n').filter_map(|line| {
+        let mut words = line.split(|&byte| byte == b' ');
+        let (device, mountpoint) = (words.next()?, words.next()?);
+        let mountpoint = PathBuf::from(OsString::from_vec(unescape(mountpoint)));
+        (mountpoint == directory).then(|| PathBuf::from(OsString::from_vec(unescape(device))))
+    });
+    Ok(devices.next_back())
+}
+
+fn read() -> Result<Vec<u8>, CliError> {
     let mut table = Vec::new();
     File::open(MOUNTS)
         .and_then(|file| file.take(MOUNTS_BYTES_MAX).read_to_end(&mut table))
         .map_err(|source| CliError::Io { what: "read", path: MOUNTS.into(), source })?;
-    Ok(parse(&table))
+    Ok(table)
 }
 
 fn parse(table: &[u8]) -> Vec<PathBuf> {

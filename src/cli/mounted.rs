@@ -94,6 +94,10 @@ impl Mounted {
         self.listing("scratch", |path| path, |name| name.ends_with(".json"))
     }
 
+    pub fn backup_path(&self, id: &str) -> PathBuf {
+        self.root.join("backups").join(id)
+    }
+
     pub fn scratch_path(&self, name: &str) -> PathBuf {
         self.root.join("scratch").join(name)
     }

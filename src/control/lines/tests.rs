@@ -6,8 +6,8 @@ use proptest::prelude::{
 
 use super::*;
 use crate::control::{
-    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, NewState, ResetStateArgs, RestoreArgs, SetArgs,
-    UnwritableWord,
+    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, NewState, ResetStateArgs, RestoreArgs, ScratchArgs,
+    SetArgs, UnwritableWord, XfsUuidArgs,
 };
 use crate::types::ByteSize;
 
@@ -43,7 +43,7 @@ fn the_lines_of_the_contract_parse() {
     assert_eq!(parse_lines(ControlFile::Backup, text), Ok(expected.map(Command::Backup).to_vec()));
 
     let restore = RestoreArgs {
-        backup: "myvol10-incr1".into(),
+        backup: Some("myvol10-incr1".into()),
         to: Some("rbd/myvol-restored".into()),
         force: true,
         ..RestoreArgs::default()
@@ -179,16 +179,23 @@ fn restore_args() -> impl Strategy<Value = RestoreArgs> {
     let existing = (operand().prop_map(Some), Just(None), Just(None), Just(None), Just(None));
     let second = (Just(None), Just(None), Just(None), Just(None), operand().prop_map(Some));
     let size = proptest::option::of(any::<u64>().prop_map(ByteSize));
-    (operand(), prop_oneof![fresh.boxed(), existing.boxed(), second.boxed()], size, any::<bool>()).prop_map(
-        |(backup, (to, name, source, volume_type, volume), size, force)| RestoreArgs {
-            backup,
-            volume,
-            to,
-            name,
-            source,
-            volume_type,
-            size,
-            force,
+    // What is restored is one or the other; the second operand is the volume only behind the first.
+    let what = (operand(), any::<bool>());
+    let target = prop_oneof![fresh.boxed(), existing.boxed(), second.boxed()];
+    (what, target, size, any::<bool>(), any::<bool>()).prop_map(
+        |((what, is_scratch), (to, name, source, volume_type, volume), size, force, new_xfs_uuid)| {
+            RestoreArgs {
+                backup: (!is_scratch || volume.is_some()).then(|| what.clone()),
+                from_scratch: (is_scratch && volume.is_none()).then_some(what),
+                new_xfs_uuid,
+                volume,
+                to,
+                name,
+                source,
+                volume_type,
+                size,
+                force,
+            }
         },
     )
 }
@@ -229,6 +236,15 @@ proptest! {
             delete_args().prop_map(Command::Delete).boxed(),
             set_args().prop_map(Command::Set).boxed(),
             operand().prop_map(|backup| Command::Flatten(FlattenArgs { backup })).boxed(),
+            (operand(), optional(), any::<bool>())
+                .prop_map(|(backup, name, keep)| Command::Scratch(ScratchArgs { backup, name, keep }))
+                .boxed(),
+            (operand(), any::<Option<u128>>(), any::<Option<u32>>(), any::<bool>())
+                .prop_map(|(target, uuid, partition, dry_run)| {
+                    let uuid = uuid.map(uuid::Uuid::from_u128);
+                    Command::XfsUuid(XfsUuidArgs { target, uuid, partition, dry_run })
+                })
+                .boxed(),
             operand().prop_map(|backup| {
                 let state = Some(NewState::Error);
                 Command::ResetState(ResetStateArgs { backup, new_state: None, state })

@@ -1,0 +1,80 @@
+//! `amberfs xfs-uuid`: another UUID for an XFS, so that it mounts beside the one it is a copy of.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::error::CliError;
+use super::mounted::Mounted;
+use super::output;
+use crate::control::{Accepted, Command, XfsUuidArgs, xfs_uuid_request};
+use crate::operations::{XfsUuidChange, change_xfs_uuid_of_file, is_path};
+
+/// Give an XFS another UUID
+///
+/// It is changed natively: every superblock, and the log, which may be dirty and is not thrown away. When it is
+/// interrupted, run it again: it goes on. What is mounted or in use is refused. The old UUID can be given back.
+///
+/// The path of a file or block device is changed by this program, with your rights; anything else by the daemon.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  amberfs xfs-uuid scratch/try
+  amberfs xfs-uuid rbd/myvol-restored --dry-run
+  amberfs xfs-uuid ./disk.raw --partition 3 --uuid 4c9e6d1e-2f0b-4a0e-9d0a-0c6a86c1b3de
+  amberfs xfs-uuid /dev/loop0")]
+pub struct XfsUuidCommand {
+    #[command(flatten)]
+    command: XfsUuidArgs,
+}
+
+pub fn run(
+    mounted: impl FnOnce() -> Result<Mounted, CliError>,
+    args: XfsUuidCommand,
+) -> Result<(), CliError> {
+    let args = args.command;
+    if is_path(&args.target) {
+        let changes = change_xfs_uuid_of_file(Path::new(&args.target), &xfs_uuid_request(&args))?;
+        return output::print(text(&changes, args.dry_run).as_bytes());
+    }
+    let dry_run = args.dry_run;
+    let accepted = mounted()?.send_one(Command::XfsUuid(args))?;
+    output::print(text_of_answer(&accepted, dry_run).as_bytes())
+}
+
+fn text(changes: &[XfsUuidChange], dry_run: bool) -> String {
+    let line = |change: &XfsUuidChange| {
+        let log = if change.is_log_dirty { "its log is to be replayed" } else { "its log is clean" };
+        let what = format!("{} groups, {} log records, {log}", change.groups, change.log_records);
+        let place = change.partition.map(|number| number.to_string());
+        described(place.as_deref(), &change.old_uuid.to_string(), &change.new_uuid.to_string(), dry_run)
+            + &format!(" ({what})\n")
+    };
+    changes.iter().map(line).collect()
+}
+
+/// The answer has `partition`, `old_uuid` and `new_uuid` for each file system, one behind the other.
+fn text_of_answer(accepted: &Accepted, dry_run: bool) -> String {
+    let (mut partition, mut old, mut text) = (None, "", String::new());
+    for (key, value) in accepted.pairs() {
+        match key {
+            "partition" => partition = Some(value),
+            "old_uuid" => old = value,
+            "new_uuid" => {
+                text += &described(partition.take(), old, value, dry_run);
+                text.push('\n');
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+fn described(partition: Option<&str>, old: &str, new: &str, dry_run: bool) -> String {
+    let place = partition.map(|number| format!("partition {number}: ")).unwrap_or_default();
+    match dry_run {
+        // Without --uuid it is a random one, another one each time.
+        true => format!("{place}{old} would become {new}"),
+        false => format!("{place}{old} is now {new}"),
+    }
+}
