@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test target compiles all of this and uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+pub mod attach;
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
@@ -9,6 +10,7 @@ pub mod daemon;
 pub mod engine;
 pub mod file_system;
 pub mod gated;
+pub mod guest;
 pub mod hand_made;
 pub mod tree;
 pub mod vfs_tree;
