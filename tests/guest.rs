@@ -131,6 +131,12 @@ fn two_lvm_guests_have_the_same_names_and_uuids_and_other_files() {
             run("blkid", &["-p", "-o", "value", "-s", "UUID", text(device.device())])
         };
         assert_eq!(uuid(&one.image, first), uuid(&two.image, second));
+        for (image, volume) in [(&one.image, first), (&two.image, second)] {
+            let device = Loop::with(image, Some(volume.range), &["-r"]);
+            let options = if volume.kind == Kind::Xfs { "ro,nouuid" } else { "ro" };
+            let clean = Mounted::try_new(device, &folder.path().join("left"), options).is_ok();
+            assert!(!clean, "the log of {} is clean", volume.name);
+        }
         let (left, right) = (folder.path().join("left"), folder.path().join("right"));
         let (left, right) = (lvm_volume(&one.image, first, &left), lvm_volume(&two.image, second, &right));
         let (left, right) = (list(left.path()), list(right.path()));

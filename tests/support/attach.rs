@@ -105,6 +105,7 @@ impl Drop for Mounted {
 }
 
 #[cfg(feature = "rbd")]
+#[allow(unused_imports, reason = "every test target uses a part of it")]
 pub use rbd::Export;
 
 #[cfg(feature = "rbd")]

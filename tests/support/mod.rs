@@ -9,6 +9,8 @@ pub mod ceph;
 pub mod daemon;
 pub mod engine;
 pub mod file_system;
+pub mod fio;
+pub mod fsx;
 pub mod gated;
 pub mod guest;
 pub mod hand_made;

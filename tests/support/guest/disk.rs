@@ -128,7 +128,8 @@ pub fn make_file_system(kind: Kind, device: &Path, label: &str, sector: u64) {
     let device = text(device);
     match kind {
         Kind::Fat => run("mkfs.vfat", &["-S", &sector.to_string(), "-n", "EFI", device]),
-        Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-L", label, device]),
+        // Lazily, the kernel would go on writing for minutes.
+        Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", "-L", label, device]),
         Kind::Xfs => run("mkfs.xfs", &["-q", "-f", "-L", label, device]),
     };
 }

@@ -2,6 +2,7 @@
 //!
 //! The metadata is lvm2's own. This kernel has no device mapper, so volumes are reached where lvm2 says that they lie.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,29 +28,36 @@ pub struct LvmGuest {
     pub partition: u32,
     pub volumes: Vec<Volume>,
     /// By the volume's name.
-    pub lists: std::collections::BTreeMap<&'static str, Listing>,
+    pub lists: BTreeMap<&'static str, Listing>,
 }
 
 const VOLUMES: [(&str, Kind, u64); 2] = [("root", Kind::Xfs, 304), ("home", Kind::Ext4, 64)];
 
-/// Makes the two disks in a folder, `guest-0.raw` and `guest-1.raw`.
+/// Makes the two disks in a folder, `guest-0.raw` and `guest-1.raw`, as they were while mounted: with dirty logs.
 pub fn lvm_pair(folder: &Path) -> [LvmGuest; 2] {
     let template = folder.join("template");
     let (partition, volumes) = make_template(&template);
     let pair = [0, 1].map(|number| {
-        let image = folder.join(format!("guest-{number}.raw"));
-        run("cp", &["--sparse=always", text(&template), text(&image)]);
-        let mut lists = std::collections::BTreeMap::new();
-        for volume in &volumes {
-            let device = Loop::new(&image, Some(volume.range));
-            let mounted = Mounted::new(device, &folder.join("mnt"), "rw");
+        let (running, image) = (folder.join("running"), folder.join(format!("guest-{number}.raw")));
+        run("cp", &["--sparse=always", text(&template), text(&running)]);
+        let mount = |volume: &Volume| {
+            Mounted::new(Loop::new(&running, Some(volume.range)), &folder.join(volume.name), "rw")
+        };
+        let mounted: Vec<_> = volumes.iter().map(mount).collect();
+        let mut lists = BTreeMap::new();
+        for (volume, mounted) in volumes.iter().zip(&mounted) {
             (1..=number + 1).for_each(|day| contents::change(mounted.path(), day));
             contents::put(&mounted.path().join("hostname"), format!("guest-{number}\n").as_bytes());
+            run("sync", &["-f", text(mounted.path())]);
             lists.insert(volume.name, listing::list(mounted.path()));
         }
+        // Nobody writes.
+        run("cp", &["--sparse=always", text(&running), text(&image)]);
         LvmGuest { image, partition, volumes: volumes.clone(), lists }
     });
-    std::fs::remove_file(template).unwrap();
+    for file in ["template", "running"] {
+        std::fs::remove_file(folder.join(file)).unwrap();
+    }
     pair
 }
 

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[allow(unused_imports, reason = "every test target uses a part of it")]
 pub use disk::{Disk, Kind, Layout, Partition};
 use listing::{Fields, Listing};
 use writers::Writer;
