@@ -14,7 +14,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use support::attach::Loop;
+use support::attach::{Export, Loop};
+use support::daemon::until;
 use support::fio;
 use support::fsx::{Allowed, Failure, Fsx};
 
@@ -100,6 +101,32 @@ fn a_crash_may_lose_what_was_not_synced_and_nothing_else() {
     assert!(matches!(fsx.compare(&path), Err(Failure::Wrong { .. })), "without a crash nothing is lost");
     fsx.after_crash(&path).unwrap();
     fsx.run(&path, 300).unwrap();
+}
+
+#[test]
+fn it_goes_on_after_the_server_of_the_file_was_killed_in_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = image(folder.path());
+    let driver = format!("driver=file,filename={}", path.display());
+    let start = || Export::new(&driver, &folder.path().join("shown"), true);
+    // qemu's files cannot be mapped.
+    let allowed = Allowed { mmap: false, ..Allowed::ALL };
+    let mut server = start();
+    let mut fsx = Fsx::new(server.file(), 9, allowed).unwrap();
+    for _ in 0..3 {
+        let (shown, before) = (server.file().to_owned(), std::fs::read(&path).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                until("a write", || (std::fs::read(&path).unwrap() != before).then_some(()));
+                server.kill();
+            });
+            let ended = fsx.run(&shown, u64::MAX);
+            assert!(matches!(ended, Err(Failure::Io { .. })), "{ended:?}");
+        });
+        server = start();
+        fsx.after_crash(server.file()).unwrap();
+        fsx.run(server.file(), 100).unwrap();
+    }
 }
 
 #[test]

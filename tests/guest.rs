@@ -31,7 +31,6 @@ fn power_cut(layout: Layout, with: impl Fn(&Guest, &Moment, &Path, &Path)) {
     guest.pass_a_day();
     guest.pass_a_day();
     let moment = guest.sync_and_list();
-    guest.wait_for_writers();
     run("cp", &["--reflink=always", text(&image), text(&copy)]);
     with(&guest, &moment, &copy, folder.path());
     guest.stop();
@@ -44,6 +43,12 @@ fn check_every_partition(guest: &Guest, moment: &Moment, copy: &Path, work: &Pat
             continue;
         }
         assert!(partition.is_dirty(copy, &work.join("look")), "the log of {} is clean", partition.label);
+        // Nobody writes to /boot all the time, and what `sync -f` leaves of ext4 is in its place.
+        if partition.label != "boot" {
+            let stale = partition.mount_without_replay(copy, &work.join("look"));
+            let said = complaint(guest, moment, stale.path(), partition);
+            assert!(!said.is_empty(), "nothing of {} is in the log alone", partition.label);
+        }
         let mounted = partition.mount_replayed(copy, &work.join("look"));
         guest.check_mounted(moment, mounted.path(), partition);
         drop(mounted);

@@ -63,7 +63,7 @@ fn restored_volume(world: &World, backup: &Backup, partition: &Partition) -> Opt
     let export = Rc::clone(world.restored.borrow_mut().entry(backup.id.clone()).or_insert_with(|| {
         let name = restored_name(backup);
         world.daemon.restore(&format!("{} --source restore --name {name}", backup.id));
-        Rc::new(Export::new(world.cluster, &name, &world.work().join(&name), true))
+        Rc::new(Export::rbd(world.cluster, &name, &world.work().join(&name), true))
     }));
     let mut shown = writable_disk(world, export.file(), partition);
     // Unmounted before it is detached: a tuple is dropped from its front.

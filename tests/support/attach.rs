@@ -2,9 +2,14 @@
 //! qemu-storage-daemon. Each is taken away on drop, also when its test panics. Needs root.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+
+use super::daemon::until;
 
 /// Runs a program that must succeed, and returns what it printed.
 pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> String {
@@ -104,66 +109,61 @@ impl Drop for Mounted {
     }
 }
 
-#[cfg(feature = "rbd")]
-#[allow(unused_imports, reason = "every test target uses a part of it")]
-pub use rbd::Export;
+/// An image as a file, by qemu-storage-daemon. It ends in order on drop.
+pub struct Export {
+    process: Child,
+    file: PathBuf,
+}
 
-#[cfg(feature = "rbd")]
-mod rbd {
-    use std::fs::{self, File};
-    use std::path::{Path, PathBuf};
-    use std::process::{Child, Command, Stdio};
-
-    use crate::support::ceph::{CephCluster, POOL};
-    use crate::support::daemon::until;
-
-    /// An RBD image as a file, by qemu-storage-daemon: a client that holds the image's lock as a virtual machine does.
-    pub struct Export {
-        process: Child,
-        file: PathBuf,
+impl Export {
+    /// Shows an RBD image as `file`, which must not exist: a client that holds the image's lock, if it may write, as a
+    /// virtual machine does.
+    #[cfg(feature = "rbd")]
+    pub fn rbd(cluster: &super::ceph::CephCluster, image: &str, file: &Path, writable: bool) -> Self {
+        let (pool, conf) = (super::ceph::POOL, cluster.conf());
+        let driver = format!("driver=rbd,pool={pool},image={image},conf={},discard=unmap", conf.display());
+        Self::new(&driver, file, writable)
     }
 
-    impl Export {
-        /// Shows an image as `file`, which must not exist.
-        pub fn new(cluster: &CephCluster, image: &str, file: &Path, writable: bool) -> Self {
-            File::create_new(file).unwrap();
-            let conf = cluster.conf();
-            let read_only = if writable { "off" } else { "on" };
-            let (conf, path) = (conf.display(), file.display());
-            let node =
-                format!("node-name=image,driver=rbd,pool={POOL},image={image},conf={conf},discard=unmap");
-            let writable = if writable { "on" } else { "off" };
-            let process = Command::new("qemu-storage-daemon")
-                .args(["--blockdev", &format!("{node},read-only={read_only}")])
-                .args([
-                    "--export",
-                    &format!("type=fuse,id=export,node-name=image,mountpoint={path},writable={writable}"),
-                ])
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut export = Self { process, file: file.to_owned() };
-            until("qemu-storage-daemon", || {
-                let ended = export.process.try_wait().unwrap();
-                assert!(ended.is_none(), "qemu-storage-daemon ended with {ended:?}");
-                (fs::metadata(&export.file).ok()?.len() > 0).then_some(())
-            });
-            export
-        }
-
-        pub fn file(&self) -> &Path {
-            &self.file
-        }
+    /// Shows what one of qemu's drivers reads, with its options.
+    pub fn new(driver: &str, file: &Path, writable: bool) -> Self {
+        File::create_new(file).unwrap();
+        let (read_only, writable) = if writable { ("off", "on") } else { ("on", "off") };
+        let path = file.display();
+        let process = Command::new("qemu-storage-daemon")
+            .args(["--blockdev", &format!("node-name=image,{driver},read-only={read_only}")])
+            .arg("--export")
+            .arg(format!("type=fuse,id=export,node-name=image,mountpoint={path},writable={writable}"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut export = Self { process, file: file.to_owned() };
+        until("qemu-storage-daemon", || {
+            let ended = export.process.try_wait().unwrap();
+            assert!(ended.is_none(), "qemu-storage-daemon ended with {ended:?}");
+            (fs::metadata(&export.file).ok()?.len() > 0).then_some(())
+        });
+        export
     }
 
-    impl Drop for Export {
-        fn drop(&mut self) {
-            // In order, so that what it has cached reaches the image.
-            let pid = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw);
-            let _ = rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM);
-            let _ = self.process.wait();
-            let _ = rustix::mount::unmount(&self.file, rustix::mount::UnmountFlags::DETACH);
-            let _ = fs::remove_file(&self.file);
-        }
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Ends it at once, as a crash does. What it had not written is lost.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        // In order, so that what it has cached reaches the image. A signal to one that was killed finds it still there,
+        // since nobody has waited for it.
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        let _ = rustix::process::kill_process(pid.unwrap(), Signal::TERM);
+        let _ = self.process.wait();
+        let _ = rustix::mount::unmount(&self.file, UnmountFlags::DETACH);
+        let _ = fs::remove_file(&self.file);
     }
 }

@@ -46,17 +46,31 @@ impl Partition {
         Loop::with(image, Some(self.range), &[&["-b", &sector], options].concat())
     }
 
-    /// Mounts the partition of a writable image; the kernel replays the log. The guest itself has an XFS with this
-    /// UUID mounted.
-    pub fn mount_replayed(&self, image: &Path, mountpoint: &Path) -> Mounted {
-        let options = if self.kind == Kind::Xfs { "rw,nouuid" } else { "rw" };
+    /// Mounts the partition of an image that may be written to, with mount's options.
+    pub fn mount(&self, image: &Path, mountpoint: &Path, options: &str) -> Mounted {
         Mounted::new(self.attach(image, &[]), mountpoint, options)
+    }
+
+    /// Lets the kernel replay the log, beside the guest itself, which has an XFS with this UUID mounted.
+    pub fn mount_replayed(&self, image: &Path, mountpoint: &Path) -> Mounted {
+        self.mount(image, mountpoint, if self.kind == Kind::Xfs { "rw,nouuid" } else { "rw" })
+    }
+
+    /// Shows what lies there without the log: not what the guest had.
+    pub fn mount_without_replay(&self, image: &Path, mountpoint: &Path) -> Mounted {
+        let options = if self.kind == Kind::Xfs { "ro,norecovery,nouuid" } else { "ro,noload" };
+        Mounted::new(self.attach(image, &["-r"]), mountpoint, options)
     }
 
     /// Tells whether the log has to be replayed: only then does the kernel refuse a device that it cannot write to.
     pub fn is_dirty(&self, image: &Path, mountpoint: &Path) -> bool {
         let options = if self.kind == Kind::Xfs { "ro,nouuid" } else { "ro" };
         Mounted::try_new(self.attach(image, &["-r"]), mountpoint, options).is_err()
+    }
+
+    /// The same partition in an image of its own, as in `partitions/N`.
+    pub fn alone(&self) -> Self {
+        Self { range: Range { offset: 0, ..self.range }, ..self.clone() }
     }
 }
 

@@ -17,7 +17,7 @@ pub use disk::{Disk, Kind, Layout, Partition};
 use listing::{Fields, Listing};
 use writers::Writer;
 
-use crate::support::attach::{Mounted, run, text};
+use crate::support::attach::{Export, Mounted, run, text};
 
 /// The folder of each file system that is written to all the time; no list has it.
 pub const BUSY: &str = "busy";
@@ -34,8 +34,7 @@ pub struct Moment {
 pub struct Guest {
     writers: BTreeMap<u32, Writer>,
     mounted: BTreeMap<u32, Mounted>,
-    #[cfg(feature = "rbd")]
-    export: Option<crate::support::attach::Export>,
+    export: Option<Export>,
     pub partitions: Vec<Partition>,
     /// The newest lists; what is unchanged is not read again.
     lists: BTreeMap<u32, Listing>,
@@ -56,7 +55,7 @@ impl Guest {
         let features = "layering,exclusive-lock,object-map,fast-diff,deep-flatten";
         cluster.rbd(&["import", "--no-progress", "--image-feature", features, text(&disk.image()), name]);
         let folder = tempfile::tempdir().unwrap();
-        let export = crate::support::attach::Export::new(cluster, name, &folder.path().join("disk"), true);
+        let export = Export::rbd(cluster, name, &folder.path().join("disk"), true);
         let mut guest = Self::start(disk, export.file(), folder);
         guest.export = Some(export);
         guest
@@ -66,7 +65,6 @@ impl Guest {
         let mut guest = Self {
             writers: BTreeMap::new(),
             mounted: BTreeMap::new(),
-            #[cfg(feature = "rbd")]
             export: None,
             partitions: disk.partitions.clone(),
             lists: disk.lists.clone(),
@@ -102,7 +100,7 @@ impl Guest {
     }
 
     /// Waits until every writer has done more than it had.
-    pub fn wait_for_writers(&self) {
+    fn wait_for_writers(&self) {
         self.writers.values().for_each(Writer::wait_for_more);
     }
 
@@ -114,14 +112,15 @@ impl Guest {
         }
     }
 
-    /// Syncs every file system, and tells what is in them. The logs are dirty all the same: `sync -f` of XFS writes
-    /// the log, not what it tells of, and the writers go on.
+    /// Syncs every file system, tells what is in them, and lets the writers do more than that, durably. What they did is
+    /// then in the logs alone, and so is what `sync -f` wrote of an XFS: an image without its replay lacks it.
     pub fn sync_and_list(&mut self) -> Moment {
         for (number, mounted) in &self.mounted {
             run("sync", &["-f", text(mounted.path())]);
             let list = self.lists.get_mut(number).unwrap();
             *list = listing::list_again(mounted.path(), list);
         }
+        self.wait_for_writers();
         let rounds = self.writers.iter().map(|(number, writer)| (*number, writer.rounds())).collect();
         Moment { lists: self.lists.clone(), rounds }
     }
