@@ -17,6 +17,7 @@ use std::path::Path;
 use support::attach::{Loop, Mounted, run, text};
 use support::bytes::pattern;
 use support::file_system;
+use support::guest::disk::uuid;
 use support::guest::listing::{Fields, differences, list};
 use support::guest::lvm::{GROUP, Volume, lvm_pair};
 use support::guest::{BUSY, Disk, Guest, Kind, Layout, Moment, Partition, contents, fat_files};
@@ -131,11 +132,11 @@ fn two_lvm_guests_have_the_same_names_and_uuids_and_other_files() {
     let folder = tempfile::tempdir().unwrap();
     let [one, two] = lvm_pair(folder.path());
     for (first, second) in one.volumes.iter().zip(&two.volumes) {
-        let uuid = |image: &Path, volume: &Volume| {
+        let uuid_of = |image: &Path, volume: &Volume| {
             let device = Loop::new(image, Some(volume.range));
-            run("blkid", &["-p", "-o", "value", "-s", "UUID", text(device.device())])
+            uuid(device.device())
         };
-        assert_eq!(uuid(&one.image, first), uuid(&two.image, second));
+        assert_eq!(uuid_of(&one.image, first), uuid_of(&two.image, second));
         for (image, volume) in [(&one.image, first), (&two.image, second)] {
             let device = Loop::with(image, Some(volume.range), &["-r"]);
             let options = if volume.kind == Kind::Xfs { "ro,nouuid" } else { "ro" };

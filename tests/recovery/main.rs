@@ -26,11 +26,10 @@ use support::ceph::{BACKUP_USER, CephCluster, POOL, RESTORE_USER};
 use support::daemon::Daemon;
 use support::guest::{Disk, Guest, Layout, Moment};
 
-/// The image of the guest.
-const GUEST: &str = "guest";
-
 /// A guest and its backups. Dropped in this order: who reads an image before who serves it.
 struct World {
+    /// The image of the guest: each test has its own.
+    volume: &'static str,
     /// Restored volumes that are attached, by the backup's id.
     restored: RefCell<BTreeMap<String, Rc<Export>>>,
     guest: Guest,
@@ -55,14 +54,14 @@ fn sections(cluster: &CephCluster) -> String {
 }
 
 impl World {
-    fn new(layout: Layout) -> Self {
+    fn new(volume: &'static str, layout: Layout) -> Self {
         let cluster = CephCluster::shared();
         let daemon = Daemon::start(&sections(cluster));
         let disk = Disk::make(layout);
-        let mut guest = Guest::on_rbd(&disk, cluster, GUEST);
+        let mut guest = Guest::on_rbd(&disk, cluster, volume);
         guest.start_writers();
         guest.pass_a_day();
-        Self { restored: RefCell::default(), guest, daemon, cluster }
+        Self { volume, restored: RefCell::default(), guest, daemon, cluster }
     }
 
     /// A folder for what a test makes.
@@ -73,7 +72,8 @@ impl World {
     /// Backs the guest up at a moment that it has synced something; users and programs go on while the backup is made.
     fn back_up(&mut self, name: &'static str, options: &str) -> Backup {
         let moment = self.guest.sync_and_list();
-        let said = self.daemon.say("backup", &format!("rbd/{GUEST} --force --name {name} {options}\n"));
+        let volume = self.volume;
+        let said = self.daemon.say("backup", &format!("rbd/{volume} --force --name {name} {options}\n"));
         assert!(said.write.is_ok(), "{}", said.answer);
         self.guest.pass_a_day();
         let value = |key| said.answer.split_whitespace().find_map(|pair| pair.strip_prefix(key)).unwrap();
@@ -84,8 +84,8 @@ impl World {
 
 #[test]
 fn every_file_that_a_running_guest_had_synced_comes_back_by_every_way() {
-    let mut world = World::new(Layout::Gpt);
-    world.daemon.refused("backup", &format!("rbd/{GUEST}\n"), Errno::BUSY, "VolumeInUse");
+    let mut world = World::new("guest", Layout::Gpt);
+    world.daemon.refused("backup", "rbd/guest\n", Errno::BUSY, "VolumeInUse");
     let backups = [
         world.back_up("monday", ""),
         world.back_up("tuesday", "--incremental"),

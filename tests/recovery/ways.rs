@@ -55,13 +55,13 @@ fn copied_image(world: &World, backup: &Backup, partition: &Partition) -> Option
     Some(writable_disk(world, &copy, partition))
 }
 
-fn restored_name(backup: &Backup) -> String {
-    format!("recovered-{}", backup.name)
+fn restored_name(world: &World, backup: &Backup) -> String {
+    format!("{}-recovered-{}", world.volume, backup.name)
 }
 
 fn restored_volume(world: &World, backup: &Backup, partition: &Partition) -> Option<Shown> {
     let export = Rc::clone(world.restored.borrow_mut().entry(backup.id.clone()).or_insert_with(|| {
-        let name = restored_name(backup);
+        let name = restored_name(world, backup);
         world.daemon.restore(&format!("{} --source restore --name {name}", backup.id));
         Rc::new(Export::rbd(world.cluster, &name, &world.work().join(&name), true))
     }));
@@ -75,6 +75,6 @@ fn restored_volume(world: &World, backup: &Backup, partition: &Partition) -> Opt
 pub fn forget(world: &World, backup: &Backup) {
     let _ = fs::remove_file(copy_of(world, backup));
     if world.restored.borrow_mut().remove(&backup.id).is_some() {
-        world.cluster.rbd(&["rm", "--no-progress", &restored_name(backup)]);
+        world.cluster.rbd(&["rm", "--no-progress", &restored_name(world, backup)]);
     }
 }

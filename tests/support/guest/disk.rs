@@ -37,6 +37,8 @@ pub struct Partition {
     pub range: Range,
     /// The disk's, in bytes: 512 or 4096.
     pub sector: u64,
+    /// Of the file system, as blkid says it.
+    pub uuid: String,
 }
 
 impl Partition {
@@ -101,9 +103,11 @@ impl Disk {
         File::create(&image).unwrap().set_len(940 * MIB).unwrap();
         let partitions = partition(&image, layout);
         let mut disk = Self { layout, partitions, lists: BTreeMap::new(), folder };
-        for partition in disk.partitions.clone() {
+        for mut partition in std::mem::take(&mut disk.partitions) {
             let device = partition.attach(&image, &[]);
             make_file_system(partition.kind, device.device(), partition.label, layout.sector());
+            partition.uuid = uuid(device.device());
+            disk.partitions.push(partition.clone());
             if partition.kind == Kind::Fat {
                 let list = disk.fill_efi(device.device());
                 disk.lists.insert(partition.number, list);
@@ -148,6 +152,10 @@ pub fn make_file_system(kind: Kind, device: &Path, label: &str, sector: u64) {
     };
 }
 
+pub fn uuid(device: &Path) -> String {
+    run("blkid", &["-p", "-o", "value", "-s", "UUID", text(device)]).trim().to_owned()
+}
+
 fn partition(image: &Path, layout: Layout) -> Vec<Partition> {
     let device = Loop::with(image, None, &["-b", &layout.sector().to_string()]);
     match layout {
@@ -158,7 +166,14 @@ fn partition(image: &Path, layout: Layout) -> Vec<Partition> {
     let parts = PARTS.iter().map(|(label, kind, mib)| {
         let is = |range: &Range| range.length == mib * MIB;
         let (number, range) = found.iter().find(|(_, range)| is(range)).unwrap();
-        Partition { number: *number, kind: *kind, label, range: *range, sector: layout.sector() }
+        Partition {
+            number: *number,
+            kind: *kind,
+            label,
+            range: *range,
+            sector: layout.sector(),
+            uuid: String::new(),
+        }
     });
     parts.collect()
 }

@@ -41,7 +41,7 @@ impl Writer {
                 work.round(round);
                 thread_rounds.store(round, Ordering::Release);
                 // The machine has others to serve, and the file systems have an end.
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(30));
             }
         });
         Self { rounds, end, thread: Some(thread) }
