@@ -2,13 +2,17 @@
 #![allow(dead_code, reason = "every test target compiles all of this and uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+pub mod attach;
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
 pub mod daemon;
 pub mod engine;
 pub mod file_system;
+pub mod fio;
+pub mod fsx;
 pub mod gated;
+pub mod guest;
 pub mod hand_made;
 pub mod tree;
 pub mod vfs_tree;
