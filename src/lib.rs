@@ -23,6 +23,8 @@ pub mod source;
 
 pub mod image;
 
+pub mod contents;
+
 pub mod repository;
 
 pub mod operations;

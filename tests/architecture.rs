@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "types",
     "sysio",
     "jobs",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 17] = [
     "catalog",
     "source",
     "image",
+    "contents",
     "repository",
     "operations",
     "vfs",
@@ -33,7 +34,7 @@ const LAYERS: [&str; 17] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 8] = [
+const CONFINED_CRATES: [(&str, &[&str]); 10] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
@@ -42,6 +43,8 @@ const CONFINED_CRATES: [(&str, &[&str]); 8] = [
     ("comfy_table", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
+    ("gptman", &["contents/"]),
+    ("mbrman", &["contents/"]),
 ];
 
 /// The only files with unsafe code: C functions that nobody wraps.

@@ -25,6 +25,16 @@ pub trait WriteAt: ReadAt {
     fn sync(&self) -> io::Result<()>;
 }
 
+impl<D: ReadAt + ?Sized> ReadAt for &D {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        (**self).read_exact_at(offset, into)
+    }
+}
+
 impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
     fn size_bytes(&self) -> u64 {
         (**self).size_bytes()
