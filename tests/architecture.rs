@@ -23,6 +23,7 @@ const LAYERS: [&str; 18] = [
     "catalog",
     "source",
     "image",
+    "contents",
     "repository",
     "scratch",
     "operations",
@@ -34,7 +35,7 @@ const LAYERS: [&str; 18] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 8] = [
+const CONFINED_CRATES: [(&str, &[&str]); 10] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
@@ -43,6 +44,8 @@ const CONFINED_CRATES: [(&str, &[&str]); 8] = [
     ("comfy_table", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
+    ("gptman", &["contents/"]),
+    ("mbrman", &["contents/"]),
 ];
 
 /// The only files with unsafe code: C functions that nobody wraps.
