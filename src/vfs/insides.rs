@@ -15,7 +15,7 @@ use super::files::FilesPlace;
 use super::handles::HandleTable;
 use super::node::Node;
 use super::{Vfs, VfsError};
-use crate::contents::{self, Content, Partition, Table};
+use crate::contents::{self, Content, ContentsError, Partition, Table};
 use crate::files::{FileSystemKind, FileTree, FileTrees};
 use crate::repository::Repository;
 use crate::sysio::device::{ReadAt, Window};
@@ -97,15 +97,19 @@ impl Vfs {
             Disk::Backup(id) => id,
             Disk::Scratch(id) => {
                 let image = self.scratch_image(id);
-                return Arc::new(image.map_or(Inside::Nothing, |image| look_into(image.as_ref(), &disk)));
+                let inside = image.ok().and_then(|image| look_into(image.as_ref(), &disk));
+                return Arc::new(inside.unwrap_or(Inside::Nothing));
             }
         };
         if let Some(inside) = lock(&self.insides.of_backups).get(&id) {
             return Arc::clone(inside);
         }
         // What cannot be read now is asked for again.
-        let Ok(image) = self.open_image(id) else { return Arc::new(Inside::Nothing) };
-        let inside = Arc::new(look_into(image.image().as_ref(), &disk));
+        let image = self.open_image(id).ok();
+        let Some(inside) = image.and_then(|image| look_into(image.image().as_ref(), &disk)) else {
+            return Arc::new(Inside::Nothing);
+        };
+        let inside = Arc::new(inside);
         lock(&self.insides.of_backups).put(id, Arc::clone(&inside));
         inside
     }
@@ -234,26 +238,31 @@ impl ReadAt for BackupDevice {
     }
 }
 
-/// Looks into a disk. What cannot be read or makes no sense is told of once here; the rest of the tree goes on.
-fn look_into(device: &dyn ReadAt, disk: &Disk) -> Inside {
+/// Looks into a disk; `None` when it cannot be read. What makes no sense is told of once here; the rest of the tree goes on.
+fn look_into(device: &dyn ReadAt, disk: &Disk) -> Option<Inside> {
+    let unreadable = |error: &io::Error| tracing::warn!(?disk, %error, "what is inside cannot be read");
     match contents::partitions(device) {
         Ok(Some(table)) => {
             for remark in &table.remarks {
                 tracing::warn!(?disk, remark, "a partition is not as its table says");
             }
             let found = contents::identify_all(device, &table);
-            Inside::Partitions(table, found)
+            Some(Inside::Partitions(table, found))
         }
         Ok(None) => match contents::identify(device) {
-            Ok(found) => found.map_or(Inside::Nothing, Inside::Whole),
+            Ok(found) => Some(found.map_or(Inside::Nothing, Inside::Whole)),
             Err(error) => {
-                tracing::warn!(?disk, %error, "what is inside cannot be read");
-                Inside::Nothing
+                unreadable(&error);
+                None
             }
         },
-        Err(error) => {
+        Err(ContentsError::Io(error)) => {
+            unreadable(&error);
+            None
+        }
+        Err(error @ ContentsError::Malformed { .. }) => {
             tracing::warn!(?disk, %error, "the partition table cannot be read, so there are no partitions");
-            Inside::BadTable
+            Some(Inside::BadTable)
         }
     }
 }
