@@ -23,6 +23,8 @@ pub mod source;
 
 pub mod image;
 
+pub mod xfs;
+
 pub mod repository;
 
 pub mod operations;

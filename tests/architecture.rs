@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "types",
     "sysio",
     "jobs",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 17] = [
     "catalog",
     "source",
     "image",
+    "xfs",
     "repository",
     "operations",
     "vfs",
@@ -33,13 +34,14 @@ const LAYERS: [&str; 17] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 8] = [
+const CONFINED_CRATES: [(&str, &[&str]); 9] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
     ("clap", &["control/", "cli/"]),
     ("clap_complete", &["cli/"]),
     ("comfy_table", &["cli/"]),
+    ("crc32c", &["xfs/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
 ];
