@@ -139,7 +139,8 @@ fn a_log_whose_superblock_is_older_than_its_growth_is_changed_in_all_groups() {
 
 #[test]
 fn sectors_of_4096_bytes_and_many_groups() {
-    let (plan, files) = assert_changes(&Volume::crashed(&["-s", "size=4096", "-d", "agcount=16"], ""), 16);
+    let (plan, files) =
+        assert_changes(&Volume::crashed(&["--unsupported", "-s", "size=4096", "-d", "agcount=16"], ""), 16);
     assert_eq!((plan.groups, plan.is_log_dirty), (16, true));
     assert!(files > 150);
 }
@@ -154,7 +155,7 @@ fn large_log_buffers_with_extended_headers() {
 
 #[test]
 fn a_log_that_went_round() {
-    let mut volume = Volume::make(&["-l", "size=5m", "-d", "agcount=4"]);
+    let mut volume = Volume::make(&["--unsupported", "-l", "size=6m"]);
     let crashed = volume.folder.path().join("crashed");
     let mounted = Mount::new(&volume.path, "logbsize=64k");
     for round in 0..30 {
@@ -174,7 +175,7 @@ fn a_log_that_went_round() {
 
 #[test]
 fn a_copy_taken_while_writers_are_at_it() {
-    let volume = Volume::make(&["-l", "size=16m"]);
+    let volume = Volume::make(&["--unsupported", "-l", "size=16m"]);
     for round in 0..3 {
         let live = volume.copy("live");
         let copied =

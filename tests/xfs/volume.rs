@@ -80,7 +80,7 @@ impl Mount {
             fs::create_dir_all(&folder).unwrap();
             let content = format!("{name} {number}\n").repeat(1 + number as usize % 700);
             fs::write(folder.join(format!("file-{number}")), content).unwrap();
-            if number % 7 == 3 {
+            if number % 7 == 3 && number % 50 > 0 {
                 fs::remove_file(folder.join(format!("file-{}", number - 1))).unwrap();
             }
         }
@@ -137,7 +137,7 @@ pub fn assert_repair_finds_nothing(path: &Path) {
 pub fn assert_mounts_beside(original: &Path, changed: &Path) -> usize {
     let (one, other) = (Mount::new(original, ""), Mount::new(changed, ""));
     let (files, others) = (one.hashes(), other.hashes());
-    assert_eq!(files, others);
+    assert!(files == others, "{} files, and under the new UUID {}", files.len(), others.len());
     files.len()
 }
 

@@ -62,7 +62,8 @@ impl Order {
             self.recent.get(*index).is_some_and(|seen| !seen.is_sound && seen.position >= newest.tail)
         });
         let left = self.recent.iter().take(cut.unwrap_or(self.recent.len()));
-        let Some(head) = left.rev().find(|seen| seen.is_sound) else {
+        let head = left.rev().find(|seen| seen.is_sound && seen.position >= newest.tail);
+        let Some(head) = head else {
             return Err(Refused::TornLog { block: self.block(newest.position) });
         };
         if let Some(position) = head.last_break.filter(|position| *position >= head.tail) {

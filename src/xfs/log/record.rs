@@ -102,7 +102,8 @@ impl Record {
         let mut crc = crc32c::crc32c(part(0, HEADER_CRC_AT));
         crc = crc32c::crc32c_append(crc, &[0; 4]);
         crc = crc32c::crc32c_append(crc, part(HEADER_CRC_AT + 4, header_bytes));
-        for block in 1..self.header.header_blocks() as usize {
+        // As many extended headers as the payload needs, which may be fewer than there are.
+        for block in 1..self.header.payload_blocks().div_ceil(WORDS as u32) as usize {
             let at = block * BLOCK_BYTES;
             crc = crc32c::crc32c_append(crc, part(at, at + EXTENDED_BYTES));
         }
