@@ -13,7 +13,7 @@ use super::volume::{
 
 /// One with many records and many superblocks in its log: each label and each freeze logs one.
 fn with_logged_superblocks(options: &[&str]) -> Volume {
-    let mut volume = Volume::make(&[&["--unsupported", "-l", "size=6m"], options].concat());
+    let mut volume = Volume::make(&[&["--unsupported", "-l", "size=8m"], options].concat());
     let crashed = volume.folder.path().join("crashed");
     let mounted = Mount::new(&volume.path, "");
     for round in 0..8 {

@@ -157,8 +157,8 @@ fn a_log_that_is_torn_where_a_mount_would_replay_it() {
     {
         let mounted = Mount::new(&torn, "");
         for number in 0..30 {
-            std::fs::write(mounted.at.join(format!("synced-{number}")), b"synced").unwrap();
-            try_run("sync", &[text(&mounted.at.join(format!("synced-{number}")))]).unwrap();
+            std::fs::write(mounted.at.join(format!("late-{number}")), b"synced").unwrap();
+            try_run("sync", &[text(&mounted.at.join(format!("late-{number}")))]).unwrap();
         }
         let copy = volume.folder.path().join("copy");
         super::volume::copy_file(&torn, &copy);
