@@ -11,6 +11,8 @@ mod order;
 mod record;
 mod ring;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 pub(super) use changes::{HeaderChange, LogChanges, PayloadChange};

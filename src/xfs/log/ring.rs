@@ -49,7 +49,6 @@ impl<'a> Ring<'a> {
     fn load(&mut self, first: u32) -> Result<(), XfsError> {
         let count = WINDOW_BLOCKS.min(self.blocks);
         let before_end = count.min(self.blocks - first);
-        self.window.clear();
         self.window.resize(count as usize * BLOCK_BYTES, 0);
         self.window_first = first;
         let (head, wrapped) = self.window.split_at_mut(before_end as usize * BLOCK_BYTES);
