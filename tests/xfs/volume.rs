@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -79,7 +80,7 @@ impl Mount {
             let folder = self.at.join(format!("{name}-{}", number / 50));
             fs::create_dir_all(&folder).unwrap();
             let content = format!("{name} {number}\n").repeat(1 + number as usize % 700);
-            fs::write(folder.join(format!("file-{number}")), content).unwrap();
+            write_file(&folder.join(format!("file-{number}")), content.as_bytes());
             if number % 7 == 3 && number % 50 > 0 {
                 fs::remove_file(folder.join(format!("file-{}", number - 1))).unwrap();
             }
@@ -104,6 +105,10 @@ impl Drop for Mount {
             let _ = Command::new("umount").arg("-l").arg(&self.at).status();
         }
     }
+}
+
+pub fn write_file(path: &Path, content: &[u8]) {
+    File::create(path).unwrap().write_all(content).unwrap();
 }
 
 pub fn device(path: &Path) -> FileDevice {
