@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 18] = [
     "types",
     "sysio",
     "jobs",
@@ -23,7 +23,7 @@ const LAYERS: [&str; 19] = [
     "catalog",
     "source",
     "image",
-    "contents",
+    "xfs",
     "repository",
     "scratch",
     "operations",
@@ -35,13 +35,14 @@ const LAYERS: [&str; 19] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 10] = [
+const CONFINED_CRATES: [(&str, &[&str]); 9] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
     ("clap", &["control/", "cli/"]),
     ("clap_complete", &["cli/"]),
     ("comfy_table", &["cli/"]),
+    ("crc32c", &["xfs/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
     ("gptman", &["contents/"]),
