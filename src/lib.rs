@@ -23,6 +23,8 @@ pub mod source;
 
 pub mod image;
 
+pub mod files;
+
 pub mod repository;
 
 pub mod operations;

@@ -10,6 +10,7 @@ mod backup_list;
 mod daemon_commands;
 mod error;
 mod fields;
+mod file_reader;
 mod format;
 mod job;
 mod mount_table;
@@ -36,6 +37,9 @@ use mounted::Mounted;
 
 /// Runs the command in this process's arguments: 0 done, 1 refused or failed, 2 bad usage.
 pub fn main() -> ExitCode {
+    if let Some(status) = file_reader::run_if_asked() {
+        return status;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

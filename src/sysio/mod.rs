@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod atomic;
 pub mod attribute;
 pub mod clock;
+pub mod descriptors;
 pub mod device;
 mod durable_sync_file_range;
 mod error;

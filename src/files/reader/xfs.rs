@@ -1,0 +1,219 @@
+//! XFS, by the crate `rust-fs-xfs`, which replays the log in memory.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use fs_core::BlockRead;
+use fs_xfs::dir::DirEntry;
+use fs_xfs::inode::{FileType, Format, Inode, Timestamp};
+use fs_xfs::{Error, Filesystem};
+use lru::LruCache;
+
+use super::FileReader;
+use super::device::Device;
+use super::open_files::Places;
+use crate::files::metadata::{DeviceNumber, FileKind, FileMetadata, FileTime, FolderEntry};
+use crate::files::path::FilePath;
+use crate::files::protocol::{Page, Refusal, RefusalKind};
+use crate::sysio::device::ReadAt;
+
+/// Paths whose inode's number is known.
+const KNOWN_PATHS: usize = 4096;
+const OPEN_FILES: usize = 16;
+/// The crate reads a folder as a whole: each of these holds all its entries.
+const OPEN_FOLDERS: usize = 2;
+
+pub struct XfsReader {
+    file_system: Filesystem,
+    numbers: LruCache<Vec<u8>, u64>,
+    files: Places<Record>,
+    listings: Places<std::vec::IntoIter<DirEntry>>,
+}
+
+/// An inode, and the bytes that it was read from.
+struct Record {
+    inode: Inode,
+    raw: Vec<u8>,
+}
+
+struct Bytes(Arc<Device>);
+
+impl BlockRead for Bytes {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> fs_core::Result<()> {
+        self.0.read_exact_at(offset, into).map_err(fs_core::Error::Io)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+}
+
+impl XfsReader {
+    pub fn mount(device: Arc<Device>) -> Result<Self, Refusal> {
+        // Without the crate's own cache: the device has one, and data does not push metadata out of it.
+        let file_system = Filesystem::mount_with_cache(Arc::new(Bytes(device)), 0).map_err(refusal)?;
+        Ok(Self {
+            file_system,
+            numbers: LruCache::new(NonZeroUsize::new(KNOWN_PATHS).unwrap_or(NonZeroUsize::MIN)),
+            files: Places::new(OPEN_FILES),
+            listings: Places::new(OPEN_FOLDERS),
+        })
+    }
+
+    fn record(&self, number: u64) -> Result<Record, Refusal> {
+        let (inode, raw) = self.file_system.read_inode_raw(number).map_err(refusal)?;
+        Ok(Record { inode, raw })
+    }
+
+    /// Looks a path up, from the nearest folder above it whose number is known.
+    fn look_up(&mut self, path: &FilePath) -> Result<Record, Refusal> {
+        let mut unknown = Vec::new();
+        let mut known = Some(path.clone());
+        let mut number = self.file_system.superblock().rootino;
+        while let Some(path) = known {
+            if let Some(found) = self.numbers.get(path.as_bytes()) {
+                number = *found;
+                break;
+            }
+            known = path.split_last().map(|(folder, _)| folder);
+            unknown.push(path);
+        }
+        for path in unknown.iter().rev() {
+            let Some((_, name)) = path.split_last() else { continue };
+            let folder = self.record(number)?;
+            let found = self.file_system.lookup(&folder.inode, &folder.raw, name).map_err(refusal)?;
+            number = found.ino;
+            self.numbers.put(path.as_bytes().to_vec(), number);
+        }
+        self.record(number)
+    }
+
+    fn open_folder(&mut self, path: &FilePath, from: u64) -> Result<std::vec::IntoIter<DirEntry>, Refusal> {
+        let folder = self.look_up(path)?;
+        if !folder.inode.is_dir() {
+            return Err(RefusalKind::NotAFolder.into());
+        }
+        let entries = self.file_system.read_dir(&folder.inode, &folder.raw).map_err(refusal)?;
+        let mut entries = entries.into_iter();
+        if let Some(before) = usize::try_from(from).ok().and_then(|from| from.checked_sub(1)) {
+            entries.nth(before);
+        }
+        Ok(entries)
+    }
+
+    fn entry_kind(&self, entry: &DirEntry) -> Result<FileKind, Refusal> {
+        match entry.ftype {
+            Some(file_type) => Ok(kind(file_type)),
+            None => inode_kind(&self.record(entry.ino)?.inode),
+        }
+    }
+
+    /// A device node holds its number in place of data, in the packing of System V: 14 bits and 18 bits.
+    fn device_number(&self, record: &Record) -> Option<DeviceNumber> {
+        if record.inode.format != Format::Dev {
+            return None;
+        }
+        let (start, _) = record.inode.data_fork_range(record.raw.len());
+        let (bytes, _) = record.raw.get(start..)?.split_first_chunk()?;
+        let packed = u32::from_be_bytes(*bytes);
+        Some(DeviceNumber { major: packed >> 18, minor: packed & 0x3_ffff })
+    }
+}
+
+impl FileReader for XfsReader {
+    fn metadata(&mut self, path: &FilePath) -> Result<FileMetadata, Refusal> {
+        let record = self.look_up(path)?;
+        let inode = &record.inode;
+        let kind = inode_kind(inode)?;
+        let has_number = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+        let block_bytes = u64::from(self.file_system.superblock().blocksize);
+        Ok(FileMetadata {
+            kind,
+            size_bytes: inode.size,
+            allocated_bytes: Some(inode.nblocks.saturating_mul(block_bytes)),
+            mode: inode.permissions() & 0o7777,
+            uid: inode.uid,
+            gid: inode.gid,
+            links: Some(inode.nlink),
+            modified: time(inode.mtime),
+            accessed: Some(time(inode.atime)),
+            changed: Some(time(inode.ctime)),
+            created: (inode.version >= 3).then(|| time(inode.crtime)),
+            number: Some(inode.ino),
+            device: self.device_number(&record).filter(|_| has_number),
+        })
+    }
+
+    fn list(&mut self, path: &FilePath, from: u64) -> Result<Page, Refusal> {
+        let mut entries = match self.listings.take(path.as_bytes(), from) {
+            Some(entries) => entries,
+            None => self.open_folder(path, from)?,
+        };
+        let mut page = Page::default();
+        let mut position = from;
+        while page.has_room() {
+            let Some(entry) = entries.next() else { return Ok(page) };
+            position += 1;
+            let kind = self.entry_kind(&entry)?;
+            page.add(FolderEntry { name: entry.name, kind, number: Some(entry.ino), next: position });
+        }
+        self.listings.put(path.as_bytes(), position, entries);
+        page.next = Some(position);
+        Ok(page)
+    }
+
+    fn read_link(&mut self, path: &FilePath) -> Result<Vec<u8>, Refusal> {
+        let record = self.look_up(path)?;
+        if !record.inode.is_symlink() {
+            return Err(RefusalKind::NotALink.into());
+        }
+        self.file_system.read_link(&record.inode, &record.raw).map_err(refusal)
+    }
+
+    fn read(&mut self, path: &FilePath, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
+        let record = match self.files.take(path.as_bytes(), 0) {
+            Some(record) => record,
+            None => self.look_up(path)?,
+        };
+        match inode_kind(&record.inode)? {
+            FileKind::File => {}
+            FileKind::Folder => return Err(RefusalKind::IsAFolder.into()),
+            _ => return Err(RefusalKind::NotAFile.into()),
+        }
+        let read = self.file_system.read_at(&record.inode, &record.raw, offset, into).map_err(refusal)?;
+        self.files.put(path.as_bytes(), 0, record);
+        Ok(read)
+    }
+}
+
+fn inode_kind(inode: &Inode) -> Result<FileKind, Refusal> {
+    inode.file_type().map(kind).ok_or_else(|| Refusal::damaged("an inode of no known type"))
+}
+
+fn kind(file_type: FileType) -> FileKind {
+    match file_type {
+        FileType::Regular => FileKind::File,
+        FileType::Directory => FileKind::Folder,
+        FileType::Symlink => FileKind::Link,
+        FileType::CharDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+    }
+}
+
+fn time(time: Timestamp) -> FileTime {
+    FileTime { seconds: time.sec, nanoseconds: time.nsec }
+}
+
+fn refusal(error: Error) -> Refusal {
+    match error {
+        Error::NotFound => RefusalKind::NotFound.into(),
+        Error::NotADirectory => RefusalKind::NotAFolder.into(),
+        Error::NotAFile => RefusalKind::NotAFile.into(),
+        Error::UnsupportedFeature(why) => Refusal::unsupported(why),
+        error @ Error::RealtimeDeviceAbsent { .. } => Refusal::unsupported(error),
+        other => Refusal::damaged(io::Error::other(other)),
+    }
+}
