@@ -1,6 +1,8 @@
-//! ext2, ext3 and ext4, by the crate `ext4-view`, which replays the journal in memory.
+//! ext2, ext3 and ext4, by the crate `ext4-view`, which replays journals with checksums in memory; `ext_journal` replays
+//! the others.
 //!
-//! It tells neither inode numbers nor numbers of links, blocks and devices, nor extended attributes.
+//! The crate tells neither inode numbers nor numbers of links, blocks and devices, nor extended attributes; and a file
+//! with a time before 1970 or after 2038 is damaged to it.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -11,6 +13,7 @@ use lru::LruCache;
 
 use super::FileReader;
 use super::device::Device;
+use super::ext_journal::Replayed;
 use super::open_files::Places;
 use crate::files::metadata::{FileKind, FileMetadata, FileTime, FolderEntry};
 use crate::files::path::FilePath;
@@ -29,18 +32,39 @@ pub struct ExtReader {
     listings: Places<ReadDir>,
 }
 
-struct Bytes(Arc<Device>);
+/// The device, and what was replayed here.
+struct Bytes {
+    device: Arc<Device>,
+    replayed: Option<Replayed>,
+}
 
 impl Ext4Read for Bytes {
     fn read(&mut self, start: u64, into: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(self.0.read_exact_at(start, into)?)
+        match &self.replayed {
+            Some(replayed) => Ok(replayed.read(&self.device, start, into)?),
+            None => Ok(self.device.read_exact_at(start, into)?),
+        }
+    }
+}
+
+/// Mounts a file system, with a replay of our own where the crate has none.
+fn load(device: Arc<Device>) -> Result<Ext4, Ext4Error> {
+    let bytes = Bytes { device: Arc::clone(&device), replayed: None };
+    let refused = match Ext4::load(Box::new(bytes)) {
+        Err(error @ Ext4Error::Incompatible(_)) => error,
+        other => return other,
+    };
+    match Replayed::load(&device) {
+        Ok(Some(replayed)) => Ext4::load(Box::new(Bytes { device, replayed: Some(replayed) })),
+        Ok(None) => Err(refused),
+        Err(error) => Err(Ext4Error::Io(Box::new(error))),
     }
 }
 
 impl ExtReader {
     pub fn mount(device: Arc<Device>) -> Result<Self, Refusal> {
         Ok(Self {
-            file_system: Ext4::load(Box::new(Bytes(device))).map_err(refusal)?,
+            file_system: load(device).map_err(refusal)?,
             folders: LruCache::new(NonZeroUsize::new(KNOWN_FOLDERS).unwrap_or(NonZeroUsize::MIN)),
             files: Places::new(OPEN_FILES),
             listings: Places::new(OPEN_FOLDERS),

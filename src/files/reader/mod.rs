@@ -6,6 +6,8 @@
 mod confine;
 mod device;
 mod ext;
+mod ext_journal;
+mod ext_map;
 mod fat;
 mod open_files;
 mod socket;

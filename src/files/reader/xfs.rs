@@ -1,4 +1,8 @@
 //! XFS, by the crate `rust-fs-xfs`, which replays the log in memory.
+//!
+//! The content of files is read here and not by the crate, from the device below the replayed log. XFS logs metadata only,
+//! so that is where all content is; and the crate (0.14.2) replays the making of an inode chunk even when the chunk was
+//! freed later, which put inodes over the content of files that had been given the blocks since.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -6,6 +10,7 @@ use std::sync::Arc;
 
 use fs_core::BlockRead;
 use fs_xfs::dir::DirEntry;
+use fs_xfs::extent::Extent;
 use fs_xfs::inode::{FileType, Format, Inode, Timestamp};
 use fs_xfs::{Error, Filesystem};
 use lru::LruCache;
@@ -25,9 +30,10 @@ const OPEN_FILES: usize = 16;
 const OPEN_FOLDERS: usize = 2;
 
 pub struct XfsReader {
+    device: Arc<Device>,
     file_system: Filesystem,
     numbers: LruCache<Vec<u8>, u64>,
-    files: Places<Record>,
+    files: Places<OpenFile>,
     listings: Places<std::vec::IntoIter<DirEntry>>,
 }
 
@@ -35,6 +41,13 @@ pub struct XfsReader {
 struct Record {
     inode: Inode,
     raw: Vec<u8>,
+}
+
+/// Where the content of a file is.
+struct OpenFile {
+    size_bytes: u64,
+    /// Sorted by place in the file.
+    extents: Vec<Extent>,
 }
 
 struct Bytes(Arc<Device>);
@@ -52,8 +65,10 @@ impl BlockRead for Bytes {
 impl XfsReader {
     pub fn mount(device: Arc<Device>) -> Result<Self, Refusal> {
         // Without the crate's own cache: the device has one, and data does not push metadata out of it.
-        let file_system = Filesystem::mount_with_cache(Arc::new(Bytes(device)), 0).map_err(refusal)?;
+        let bytes = Arc::new(Bytes(Arc::clone(&device)));
+        let file_system = Filesystem::mount_with_cache(bytes, 0).map_err(refusal)?;
         Ok(Self {
+            device,
             file_system,
             numbers: LruCache::new(NonZeroUsize::new(KNOWN_PATHS).unwrap_or(NonZeroUsize::MIN)),
             files: Places::new(OPEN_FILES),
@@ -100,6 +115,43 @@ impl XfsReader {
             entries.nth(before);
         }
         Ok(entries)
+    }
+
+    fn open_file(&mut self, path: &FilePath) -> Result<OpenFile, Refusal> {
+        let record = self.look_up(path)?;
+        match inode_kind(&record.inode)? {
+            FileKind::File => {}
+            FileKind::Folder => return Err(RefusalKind::IsAFolder.into()),
+            _ => return Err(RefusalKind::NotAFile.into()),
+        }
+        let mut extents = self.file_system.data_extents(&record.inode, &record.raw).map_err(refusal)?;
+        extents.sort_by_key(|extent| extent.startoff);
+        Ok(OpenFile { size_bytes: record.inode.size, extents })
+    }
+
+    fn read_content(&self, file: &OpenFile, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
+        let length = usize::try_from(file.size_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(into.len());
+        let superblock = self.file_system.superblock();
+        let block_bytes = u64::from(superblock.blocksize);
+        let (mut position, mut rest) = (offset, into.get_mut(..length).unwrap_or_default());
+        while !rest.is_empty() {
+            let (block, within) = (position / block_bytes, position % block_bytes);
+            let run = run_at(&file.extents, block);
+            let run_bytes = run.blocks.saturating_mul(block_bytes) - within;
+            let part_bytes = rest.len().min(usize::try_from(run_bytes).unwrap_or(usize::MAX));
+            let (part, behind) = rest.split_at_mut(part_bytes);
+            match run.start {
+                Some(start) => {
+                    let start = superblock.fsblock_offset(start).saturating_add(within);
+                    self.device.read_exact_at(start, part).map_err(Refusal::damaged)?;
+                }
+                None => part.fill(0),
+            }
+            position = position.saturating_add(part_bytes as u64);
+            rest = behind;
+        }
+        Ok(length)
     }
 
     fn entry_kind(&self, entry: &DirEntry) -> Result<FileKind, Refusal> {
@@ -172,19 +224,35 @@ impl FileReader for XfsReader {
     }
 
     fn read(&mut self, path: &FilePath, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
-        let record = match self.files.take(path.as_bytes(), 0) {
-            Some(record) => record,
-            None => self.look_up(path)?,
+        let file = match self.files.take(path.as_bytes(), 0) {
+            Some(file) => file,
+            None => self.open_file(path)?,
         };
-        match inode_kind(&record.inode)? {
-            FileKind::File => {}
-            FileKind::Folder => return Err(RefusalKind::IsAFolder.into()),
-            _ => return Err(RefusalKind::NotAFile.into()),
-        }
-        let read = self.file_system.read_at(&record.inode, &record.raw, offset, into).map_err(refusal)?;
-        self.files.put(path.as_bytes(), 0, record);
-        Ok(read)
+        let read = self.read_content(&file, offset, into);
+        self.files.put(path.as_bytes(), 0, file);
+        read
     }
+}
+
+/// Blocks of a file that lie together.
+struct Run {
+    /// On the device; none where there is nothing, or nothing was ever written.
+    start: Option<u64>,
+    /// At least one.
+    blocks: u64,
+}
+
+/// Finds what is at a block of a file, up to the end of the extent or the hole.
+fn run_at(extents: &[Extent], block: u64) -> Run {
+    let behind = extents.partition_point(|extent| extent.startoff <= block);
+    let extent = behind.checked_sub(1).and_then(|index| extents.get(index));
+    if let Some(extent) = extent.filter(|extent| block - extent.startoff < extent.blockcount) {
+        let within = block - extent.startoff;
+        let start = (!extent.is_unwritten()).then(|| extent.startblock.saturating_add(within));
+        return Run { start, blocks: extent.blockcount - within };
+    }
+    let next = extents.get(behind).map_or(u64::MAX, |extent| extent.startoff);
+    Run { start: None, blocks: next - block }
 }
 
 fn inode_kind(inode: &Inode) -> Result<FileKind, Refusal> {
@@ -215,5 +283,32 @@ fn refusal(error: Error) -> Refusal {
         Error::UnsupportedFeature(why) => Refusal::unsupported(why),
         error @ Error::RealtimeDeviceAbsent { .. } => Refusal::unsupported(error),
         other => Refusal::damaged(io::Error::other(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_end_where_extents_and_holes_do() {
+        let extent = |startoff, startblock, blockcount, unwritten| Extent {
+            startoff,
+            startblock,
+            blockcount,
+            unwritten,
+        };
+        let extents = [extent(2, 100, 3, false), extent(5, 200, 2, true), extent(9, 300, 1, false)];
+        let at = |block| {
+            let run = run_at(&extents, block);
+            (run.start, run.blocks)
+        };
+        assert_eq!(at(0), (None, 2));
+        assert_eq!(at(2), (Some(100), 3));
+        assert_eq!(at(4), (Some(102), 1));
+        assert_eq!(at(6), (None, 1), "never written");
+        assert_eq!(at(7), (None, 2));
+        assert_eq!(at(9), (Some(300), 1));
+        assert_eq!(at(10), (None, u64::MAX - 10));
     }
 }
