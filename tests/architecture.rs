@@ -34,7 +34,7 @@ const LAYERS: [&str; 18] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 12] = [
+const CONFINED_CRATES: [(&str, &[&str]); 11] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
@@ -43,7 +43,6 @@ const CONFINED_CRATES: [(&str, &[&str]); 12] = [
     ("comfy_table", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
-    ("ext4_view", &["files/reader/"]),
     ("fs_xfs", &["files/reader/"]),
     ("fs_core", &["files/reader/"]),
     ("fatfs", &["files/reader/"]),

@@ -1,113 +1,71 @@
-//! Where the blocks of a journal are: the few structures of ext2, ext3 and ext4 that lead there.
+//! Which blocks of the device a file of ext2, ext3 or ext4 is made of: a tree of extents, or pointers to blocks.
 
 use std::io;
 
-use super::device::Device;
+use super::bytes::{le16, le32};
+use super::content::Run;
 use crate::sysio::device::ReadAt;
 
-const SUPERBLOCK: u64 = 1024;
-const SUPERBLOCK_BYTES: usize = 1024;
-const MAGIC: u16 = 0xef53;
-const INCOMPAT_64BIT: u32 = 0x80;
-const EXTENTS_FLAG: u32 = 0x8_0000;
 const EXTENT_MAGIC: u16 = 0xf30a;
 const EXTENT_DEPTH_MAX: u16 = 5;
-/// 40 GiB of the smallest blocks: the longest journal that mke2fs makes.
-const JOURNAL_BLOCKS_MAX: u64 = 40 << 20;
+const ENTRY_BYTES: usize = 12;
+/// An extent that is longer than this is one that was never written, and that much shorter.
+const WRITTEN_BLOCKS_MAX: u16 = 1 << 15;
 /// Blocks that an inode names itself.
 const DIRECT: u64 = 12;
 
-/// The blocks of the journal's inode, looked up one by one.
+/// What an inode says about its blocks.
 pub struct BlockMap {
-    block_bytes: u64,
-    blocks: u64,
+    pub block_bytes: u64,
     /// `i_block` of the inode.
-    root: Vec<u8>,
-    has_extents: bool,
+    pub root: Vec<u8>,
+    pub has_extents: bool,
 }
 
 impl BlockMap {
-    /// None when the journal is elsewhere, or the structures make no sense.
-    pub fn of_journal(device: &Device) -> io::Result<Option<Self>> {
-        let superblock = read(device, SUPERBLOCK, SUPERBLOCK_BYTES)?;
-        let log = le32(&superblock, 0x18);
-        if le16(&superblock, 0x38) != MAGIC || log > 6 {
-            return Ok(None);
-        }
-        let block_bytes = 1024_u64 << log;
-        let number = u64::from(le32(&superblock, 0xe0));
-        if number == 0 || number > u64::from(le32(&superblock, 0x28)) {
-            return Ok(None);
-        }
-        let descriptor = (u64::from(le32(&superblock, 0x14)) + 1) * block_bytes;
-        let descriptor = read(device, descriptor, 64)?;
-        let is_64bit = le32(&superblock, 0x60) & INCOMPAT_64BIT != 0;
-        let high = if is_64bit { u64::from(le32(&descriptor, 0x28)) << 32 } else { 0 };
-        let table = high | u64::from(le32(&descriptor, 8));
-        let inode_bytes = if le32(&superblock, 0x4c) == 0 { 128 } else { u64::from(le16(&superblock, 0x58)) };
-        let place = table.checked_mul(block_bytes).and_then(|at| at.checked_add((number - 1) * inode_bytes));
-        let inode = read(device, place.ok_or(io::ErrorKind::InvalidData)?, 128)?;
-        let size = u64::from(le32(&inode, 0x6c)) << 32 | u64::from(le32(&inode, 4));
-        Ok(Some(Self {
-            block_bytes,
-            blocks: (size / block_bytes).min(JOURNAL_BLOCKS_MAX),
-            root: inode.get(0x28..0x64).unwrap_or_default().to_vec(),
-            has_extents: le32(&inode, 0x20) & EXTENTS_FLAG != 0,
-        }))
+    /// Finds what is at a block of the file, up to where that ends or something else may begin.
+    pub fn run_at(&self, device: &dyn ReadAt, block: u64) -> io::Result<Run> {
+        if self.has_extents { self.by_extents(device, block) } else { self.by_pointers(device, block) }
     }
 
-    pub fn block_bytes(&self) -> u64 {
-        self.block_bytes
-    }
-
-    pub fn blocks(&self) -> u64 {
-        self.blocks
-    }
-
-    /// Reads a block of the journal.
-    pub fn read(&self, device: &Device, block: u64) -> io::Result<Vec<u8>> {
-        self.read_block(device, self.place(device, block)?)
-    }
-
-    /// Returns the block of the device that a block of the journal is in.
-    pub fn place(&self, device: &Device, block: u64) -> io::Result<u64> {
-        let place =
-            if self.has_extents { self.by_extents(device, block) } else { self.by_pointers(device, block) };
-        place?.filter(|place| *place != 0).ok_or_else(|| io::Error::other("the journal has a hole"))
-    }
-
-    fn read_block(&self, device: &Device, block: u64) -> io::Result<Vec<u8>> {
+    fn read_block(&self, device: &dyn ReadAt, block: u64) -> io::Result<Vec<u8>> {
         let offset = block.checked_mul(self.block_bytes).ok_or(io::ErrorKind::InvalidData)?;
-        read(device, offset, usize::try_from(self.block_bytes).unwrap_or(0))
+        let mut bytes = vec![0; usize::try_from(self.block_bytes).unwrap_or(0)];
+        device.read_exact_at(offset, &mut bytes)?;
+        Ok(bytes)
     }
 
-    fn by_extents(&self, device: &Device, block: u64) -> io::Result<Option<u64>> {
+    fn by_extents(&self, device: &dyn ReadAt, block: u64) -> io::Result<Run> {
         let mut node = self.root.clone();
+        let mut next_start = u64::MAX;
         for _ in 0..=EXTENT_DEPTH_MAX {
             if le16(&node, 0) != EXTENT_MAGIC {
-                break;
+                return Err(io::Error::other("a node of an extent tree is none"));
             }
             let (count, depth) = (usize::from(le16(&node, 2)), le16(&node, 6));
-            // The last that does not begin behind the block.
-            let entries = node.get(12..).unwrap_or_default().chunks_exact(12).take(count);
-            let Some(entry) = entries.take_while(|entry| u64::from(le32(entry, 0)) <= block).last() else {
-                break;
-            };
+            let mut found = None;
+            for entry in node.get(ENTRY_BYTES..).unwrap_or_default().chunks_exact(ENTRY_BYTES).take(count) {
+                let start = u64::from(le32(entry, 0));
+                if start > block {
+                    next_start = next_start.min(start);
+                    break;
+                }
+                found = Some((start, entry));
+            }
+            let hole = Run { start: None, blocks: next_start - block };
+            let Some((start, entry)) = found else { return Ok(hole) };
             if depth == 0 {
-                let start = u64::from(le16(entry, 6)) << 32 | u64::from(le32(entry, 8));
-                let within = block - u64::from(le32(entry, 0));
-                return Ok((within < u64::from(le16(entry, 4))).then_some(start + within));
+                return Ok(run_of(start, entry, block).unwrap_or(hole));
             }
             let child = u64::from(le16(entry, 8)) << 32 | u64::from(le32(entry, 4));
             node = self.read_block(device, child)?;
         }
-        Ok(None)
+        Err(io::Error::other("an extent tree is too deep"))
     }
 
-    fn by_pointers(&self, device: &Device, block: u64) -> io::Result<Option<u64>> {
-        let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(4);
+    fn by_pointers(&self, device: &dyn ReadAt, block: u64) -> io::Result<Run> {
         if block < DIRECT {
-            return Ok(Some(u64::from(le32(&self.root, index(block)))));
+            return Ok(run_of_pointers(&self.root, block, DIRECT));
         }
         let fanout = self.block_bytes / 4;
         let (mut rest, mut covered) = (block - DIRECT, fanout);
@@ -117,31 +75,47 @@ impl BlockMap {
                 covered = covered.saturating_mul(fanout);
                 continue;
             }
-            let mut place = u64::from(le32(&self.root, index(DIRECT + level)));
-            while covered > 1 && place != 0 {
+            let mut place = le32(&self.root, index(DIRECT + level));
+            loop {
+                if place == 0 {
+                    return Ok(Run { start: None, blocks: covered - rest });
+                }
+                let pointers = self.read_block(device, u64::from(place))?;
                 covered /= fanout;
-                place = u64::from(le32(&self.read_block(device, place)?, index(rest / covered)));
+                if covered == 1 {
+                    return Ok(run_of_pointers(&pointers, rest, fanout));
+                }
+                place = le32(&pointers, index(rest / covered));
                 rest %= covered;
             }
-            return Ok(Some(place));
         }
-        Ok(None)
+        Err(io::Error::other("a file is longer than its pointers reach"))
     }
 }
 
-fn read(device: &Device, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    device.read_exact_at(offset, &mut bytes)?;
-    Ok(bytes)
+/// The part of an extent from a block on, if it reaches that far.
+fn run_of(start: u64, entry: &[u8], block: u64) -> Option<Run> {
+    let length = le16(entry, 4);
+    let is_written = length <= WRITTEN_BLOCKS_MAX;
+    let length = u64::from(if is_written { length } else { length - WRITTEN_BLOCKS_MAX });
+    let within = block - start;
+    let place = u64::from(le16(entry, 6)) << 32 | u64::from(le32(entry, 8));
+    (within < length).then(|| Run { start: is_written.then_some(place + within), blocks: length - within })
 }
 
-/// Zero where there is nothing.
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    let found = bytes.get(at..).and_then(|rest| rest.split_first_chunk());
-    found.map_or(0, |(value, _)| u32::from_le_bytes(*value))
+/// Pointers from one on that follow each other, or are all zero.
+fn run_of_pointers(pointers: &[u8], first: u64, end: u64) -> Run {
+    let place = u64::from(le32(pointers, index(first)));
+    let step = u64::from(place != 0);
+    let same = (first + 1..end)
+        .take_while(|number| {
+            let expected = place + step * (number - first);
+            u64::from(le32(pointers, index(*number))) == expected
+        })
+        .count();
+    Run { start: (place != 0).then_some(place), blocks: 1 + same as u64 }
 }
 
-fn le16(bytes: &[u8], at: usize) -> u16 {
-    let found = bytes.get(at..).and_then(|rest| rest.split_first_chunk());
-    found.map_or(0, |(value, _)| u16::from_le_bytes(*value))
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(4)
 }
