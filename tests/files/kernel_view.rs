@@ -69,8 +69,10 @@ fn ext4_without_checksums_is_replayed_with_small_blocks_and_with_large_numbers()
 }
 
 #[test]
-fn ext4_with_bigalloc_and_with_old_inodes_is_read() {
+fn ext4_with_clusters_scattered_descriptors_and_old_inodes_is_read() {
     clean(&["mkfs.ext4", "-q", "-F", "-O", "bigalloc"], 300 * MIB, FileSystemKind::Ext, EXT);
+    let features = "meta_bg,^resize_inode";
+    clean(&["mkfs.ext4", "-q", "-F", "-O", features, "-g", "8192"], 300 * MIB, FileSystemKind::Ext, EXT);
     clean(&["mkfs.ext4", "-q", "-F", "-I", "128", "-b", "2048"], 200 * MIB, FileSystemKind::Ext, EXT);
 }
 

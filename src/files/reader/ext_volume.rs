@@ -118,9 +118,13 @@ impl ExtVolume {
             // With the first of the groups that it describes.
             let group = block * per_block;
             let start = group.checked_mul(u64::from(le32(&self.superblock, 0x20)));
-            first + start.ok_or(io::ErrorKind::InvalidData)? + u64::from(self.has_superblock(group))
+            // With blocks of 1 KiB and clusters of several, the first group's superblock is in its second block.
+            let is_shifted = group == 0 && first == 0 && self.block_bytes == SUPERBLOCK_AT;
+            first
+                .saturating_add(start.ok_or(io::ErrorKind::InvalidData)?)
+                .saturating_add(u64::from(self.has_superblock(group)) + u64::from(is_shifted))
         } else {
-            first + 1 + block
+            SUPERBLOCK_AT / self.block_bytes + 1 + block
         };
         let place = block.checked_mul(self.block_bytes).ok_or(io::ErrorKind::InvalidData)?;
         let mut descriptor = vec![0; usize::try_from(self.descriptor_bytes).unwrap_or(0)];
