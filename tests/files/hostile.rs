@@ -134,6 +134,9 @@ fn survive(base: &Path, kind: FileSystemKind, seed: u64, count: usize) {
     let (mut worker, mut random) = (spawn(), Random(seed));
     let untouched = Mutated { base: &base, changes: Vec::new() };
     assert!(walk(&mut worker, &untouched, kind), "the image is good before it is changed");
+    let list = Request::List { path: FilePath::root(), from: 0 };
+    let listed = worker.ask(&list, &untouched, DEADLINE).unwrap().answer;
+    assert!(matches!(&listed, Answer::Page(page) if page.entries.len() > 1), "{listed:?}");
     let (mut lost, started) = (0, Instant::now());
     for number in 0..count {
         let image = Mutated::new(&base, &used, &mut random);
@@ -179,6 +182,25 @@ fn ten_thousand_changed_ext_images_do_no_harm() {
         let image =
             workshop.make(&["mkfs.ext4", "-q", "-F", "-b", blocks, "-O", features, "-d", &folder], 8 << 20);
         survive(&image, FileSystemKind::Ext, seed, 3400);
+    }
+}
+
+#[test]
+fn changed_images_with_a_journal_to_replay_do_no_harm() {
+    for (mkfs, kind, size, seed) in [
+        (&["mkfs.ext4", "-q", "-F", "-b", "1024"][..], FileSystemKind::Ext, 16_u64 << 20, 8),
+        (&["mkfs.ext3", "-q", "-F", "-b", "1024"], FileSystemKind::Ext, 16 << 20, 9),
+        (&["mkfs.xfs", "--unsupported", "-q", "-f"], FileSystemKind::Xfs, 32 << 20, 10),
+    ] {
+        let workshop = Workshop::new();
+        let folder = contents(&workshop);
+        let image = workshop.make(mkfs, size);
+        let mounted = workshop.mount(&image, "loop");
+        crate::images::run("cp", &["-r", &folder, mounted.path()]);
+        crate::images::run("cp", &["-r", &folder, &format!("{}/again", mounted.path())]);
+        crate::images::run("xfs_io", &["-x", "-c", "shutdown -f", mounted.path()]);
+        drop(mounted);
+        survive(&image, kind, seed, 700);
     }
 }
 

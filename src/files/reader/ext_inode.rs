@@ -115,3 +115,38 @@ impl ExtInode {
         le32(&self.bytes, 0x20) & flags != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inode(fields: &[(usize, u32)]) -> ExtInode {
+        let mut bytes = vec![0; 256];
+        bytes[0x80] = 32;
+        for (at, value) in fields {
+            bytes[*at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        ExtInode::new(12, bytes)
+    }
+
+    #[test]
+    fn times_before_1970_and_behind_2038_are_told() {
+        let time = |seconds: i64| {
+            let low = u32::try_from(seconds & 0xffff_ffff).unwrap();
+            let above = u32::try_from((seconds - i64::from(low.cast_signed())) >> 32).unwrap();
+            inode(&[(0x10, low), (0x88, above | 123_456_789 << 2)]).time(0x10, 0x88)
+        };
+        for seconds in [-1, -(1 << 31), 0, (1 << 31) - 1, 1 << 31, 4_102_444_800, (1 << 33) + 5] {
+            assert_eq!(time(seconds), FileTime { seconds, nanoseconds: 123_456_789 });
+        }
+    }
+
+    #[test]
+    fn numbers_of_devices_are_told_in_both_forms() {
+        let number = |fields| inode(fields).device_number();
+        assert_eq!(number(&[(BLOCK_AT, 0x103)]), DeviceNumber { major: 1, minor: 3 });
+        // The kernel's new_encode_dev(300, 70000).
+        let packed = 70_000 & 0xff | 300 << 8 | (70_000 & !0xff) << 12;
+        assert_eq!(number(&[(BLOCK_AT + 4, packed)]), DeviceNumber { major: 300, minor: 70_000 });
+    }
+}

@@ -119,3 +119,84 @@ fn run_of_pointers(pointers: &[u8], first: u64, end: u64) -> Run {
 fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Blocks(Vec<Vec<u8>>);
+
+    impl ReadAt for Blocks {
+        fn size_bytes(&self) -> u64 {
+            self.0.len() as u64 * 1024
+        }
+
+        fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+            into.copy_from_slice(&self.0[usize::try_from(offset / 1024).unwrap()]);
+            Ok(())
+        }
+    }
+
+    fn node(depth: u16, entries: &[[u8; 12]]) -> Vec<u8> {
+        let count = u16::try_from(entries.len()).unwrap();
+        let mut bytes: Vec<u8> =
+            [EXTENT_MAGIC, count, 4, depth, 0, 0].iter().flat_map(|n| n.to_le_bytes()).collect();
+        entries.iter().for_each(|entry| bytes.extend(entry));
+        bytes
+    }
+
+    fn extent(block: u32, length: u16, start: u32) -> [u8; 12] {
+        let mut entry = [0; 12];
+        entry[..4].copy_from_slice(&block.to_le_bytes());
+        entry[4..6].copy_from_slice(&length.to_le_bytes());
+        entry[8..].copy_from_slice(&start.to_le_bytes());
+        entry
+    }
+
+    #[test]
+    fn extents_end_where_they_do_and_unwritten_ones_are_holes() {
+        let extents =
+            [extent(2, 3, 100), extent(5, WRITTEN_BLOCKS_MAX + 2, 200), extent(9, WRITTEN_BLOCKS_MAX, 300)];
+        let map = BlockMap { block_bytes: 1024, root: node(0, &extents), has_extents: true };
+        let at = |block| map.run_at(&Blocks(Vec::new()), block).unwrap();
+        assert_eq!(at(0), Run { start: None, blocks: 2 });
+        assert_eq!(at(3), Run { start: Some(101), blocks: 2 });
+        assert_eq!(at(6), Run { start: None, blocks: 1 }, "allocated and never written");
+        assert_eq!(at(7), Run { start: None, blocks: 2 });
+        assert_eq!(at(9), Run { start: Some(300), blocks: 1 << 15 });
+    }
+
+    #[test]
+    fn a_hole_is_as_large_as_the_pointer_that_is_missing() {
+        let pointers = |numbers: &[u32]| -> Vec<u8> {
+            let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            bytes.resize(1024, 0);
+            bytes
+        };
+        let mut root = vec![0; 60];
+        root[..8].copy_from_slice(&pointers(&[50, 51])[..8]);
+        root[13 * 4] = 1;
+        let device = Blocks(vec![Vec::new(), pointers(&[0, 2]), pointers(&[70, 71, 90])]);
+        let map = BlockMap { block_bytes: 1024, root, has_extents: false };
+        let at = |block| map.run_at(&device, block).unwrap();
+        assert_eq!(at(0), Run { start: Some(50), blocks: 2 });
+        assert_eq!(at(5), Run { start: None, blocks: 7 });
+        assert_eq!(at(12), Run { start: None, blocks: 256 }, "no block of pointers");
+        assert_eq!(at(12 + 256), Run { start: None, blocks: 256 }, "none below the double one");
+        assert_eq!(at(12 + 512), Run { start: Some(70), blocks: 2 });
+        assert_eq!(at(12 + 514), Run { start: Some(90), blocks: 1 });
+        assert_eq!(at(12 + 515), Run { start: None, blocks: 253 });
+        assert!(map.run_at(&device, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_tree_of_extents_that_leads_into_itself_ends() {
+        let mut index = extent(0, 0, 0);
+        index[4] = 0;
+        let root = node(1, &[index]);
+        let mut looped = root.clone();
+        looped.resize(1024, 0);
+        let map = BlockMap { block_bytes: 1024, root, has_extents: true };
+        assert!(map.run_at(&Blocks(vec![looped]), 7).is_err());
+    }
+}
