@@ -259,3 +259,25 @@ fn a_worker_that_talks_nonsense_is_ended() {
     let tree = FileTrees::new(options).unwrap().open(device(), FileSystemKind::Ext);
     assert!(matches!(stat(&tree), Err(FilesError::Start(_))));
 }
+
+/// A measurement: `cargo test --release --test files -- --ignored --nocapture how_fast`.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_a_large_file_is_read() {
+    let workshop = Workshop::new();
+    let folder = workshop.path("folder");
+    fs::create_dir_all(&folder).unwrap();
+    let bytes: u64 = 400 << 20;
+    File::create(folder.join("file")).unwrap().write_all(&vec![7; bytes as usize]).unwrap();
+    let image = workshop.make(&["mkfs.ext4", "-q", "-F", "-d", folder.to_str().unwrap()], 600 << 20);
+    let tree = open(&image, FileSystemKind::Ext);
+    let file = FilePath::new(b"file").unwrap();
+    let mut into = vec![0; 1 << 20];
+    for _ in 0..2 {
+        let started = Instant::now();
+        for offset in (0..bytes).step_by(1 << 20) {
+            assert_eq!(tree.read(&file, offset, &mut into).unwrap(), 1 << 20);
+        }
+        eprintln!("{:.0} MB/s", bytes as f64 / 1e6 / started.elapsed().as_secs_f64());
+    }
+}
