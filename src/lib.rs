@@ -23,7 +23,7 @@ pub mod source;
 
 pub mod image;
 
-pub mod xfs;
+pub mod files;
 
 pub mod repository;
 

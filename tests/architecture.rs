@@ -23,7 +23,7 @@ const LAYERS: [&str; 18] = [
     "catalog",
     "source",
     "image",
-    "xfs",
+    "files",
     "repository",
     "scratch",
     "operations",
@@ -35,7 +35,7 @@ const LAYERS: [&str; 18] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 9] = [
+const CONFINED_CRATES: [(&str, &[&str]); 11] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
@@ -45,13 +45,19 @@ const CONFINED_CRATES: [(&str, &[&str]); 9] = [
     ("crc32c", &["xfs/"]),
     ("indicatif", &["cli/"]),
     ("toml", &["daemon/"]),
-    ("gptman", &["contents/"]),
-    ("mbrman", &["contents/"]),
+    ("fs_xfs", &["files/reader/"]),
+    ("fs_core", &["files/reader/"]),
+    ("fatfs", &["files/reader/"]),
 ];
 
 /// The only files with unsafe code: C functions that nobody wraps.
-const UNSAFE_FILES: [&str; 4] =
-    ["source/rbd/librbd/", "sysio/allocator.rs", "sysio/durable_sync_file_range.rs", "sysio/lease.rs"];
+const UNSAFE_FILES: [&str; 5] = [
+    "source/rbd/librbd/",
+    "sysio/allocator.rs",
+    "sysio/descriptors.rs",
+    "sysio/durable_sync_file_range.rs",
+    "sysio/lease.rs",
+];
 
 struct SourceFile {
     /// Below `src`, with slashes.

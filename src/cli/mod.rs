@@ -11,8 +11,6 @@ mod daemon_commands;
 mod error;
 mod fields;
 mod file_reader;
-mod files;
-mod files_mount;
 mod format;
 mod job;
 mod mount_table;
