@@ -23,6 +23,10 @@ pub mod source;
 
 pub mod image;
 
+pub mod contents;
+
+pub mod xfs;
+
 pub mod files;
 
 pub mod repository;

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 21] = [
     "types",
     "sysio",
     "jobs",
@@ -23,6 +23,8 @@ const LAYERS: [&str; 18] = [
     "catalog",
     "source",
     "image",
+    "contents",
+    "xfs",
     "files",
     "repository",
     "scratch",
@@ -35,7 +37,7 @@ const LAYERS: [&str; 18] = [
 ];
 
 /// Crates that only these folders or files may name.
-const CONFINED_CRATES: [(&str, &[&str]); 11] = [
+const CONFINED_CRATES: [(&str, &[&str]); 14] = [
     ("fuser", &["fuse/"]),
     ("sled", &["index/"]),
     ("ceph", &["source/rbd/"]),
@@ -48,6 +50,8 @@ const CONFINED_CRATES: [(&str, &[&str]); 11] = [
     ("fs_xfs", &["files/reader/"]),
     ("fs_core", &["files/reader/"]),
     ("fatfs", &["files/reader/"]),
+    ("gptman", &["contents/"]),
+    ("mbrman", &["contents/"]),
 ];
 
 /// The only files with unsafe code: C functions that nobody wraps.

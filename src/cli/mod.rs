@@ -11,6 +11,8 @@ mod daemon_commands;
 mod error;
 mod fields;
 mod file_reader;
+mod files;
+mod files_mount;
 mod format;
 mod job;
 mod mount_table;
