@@ -120,7 +120,18 @@ fn the_tree_is_that_of_the_contract() {
         names(&vfs, ""),
         ["README", "backups", "control", "events", "jobs", "quotas", "scratch", "status.json", "volumes"]
     );
-    let commands = ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
+    let commands = [
+        "backup",
+        "cancel",
+        "delete",
+        "flatten",
+        "import",
+        "reset-state",
+        "restore",
+        "scratch",
+        "set",
+        "xfs-uuid",
+    ];
     assert_eq!(names(&vfs, "control"), commands);
     assert_eq!(names(&vfs, "volumes"), ["local"]);
     assert_eq!(names(&vfs, "volumes/local"), ["other", "vol"]);

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::ScratchError;
 use super::about::{self, About};
@@ -25,7 +25,12 @@ pub struct ScratchImage {
     pub(super) folder: PathBuf,
     overlay: Overlay,
     users: Mutex<Users>,
+    /// A writer has gone.
+    gone: Condvar,
 }
+
+/// So long a writer may take to be gone after his close.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Who uses a scratch image: any number of writers, or one who wants it to stand still.
 #[derive(Default)]
@@ -90,7 +95,7 @@ impl ScratchImage {
             .and_then(|()| BlockMap::new(now, synced, blocks))
             .and_then(|map| Overlay::new(base, data, map, Arc::clone(space)))
             .map_err(|error| PathError::new("open", path, error))?;
-        Ok(Self { about, folder: path.to_owned(), overlay, users: Mutex::default() })
+        Ok(Self { about, folder: path.to_owned(), overlay, users: Mutex::default(), gone: Condvar::new() })
     }
 
     pub fn about(&self) -> &About {
@@ -127,7 +132,11 @@ impl ScratchImage {
 
     /// Takes it for somebody alone, until the guard is dropped: nobody else writes to it, removes it or takes it.
     pub fn take(self: &Arc<Self>, what_for: &'static str) -> Result<Taken, ScratchError> {
-        let mut users = self.users();
+        let users = self.users();
+        self.check_not_taken(&users)?;
+        // The kernel tells of a file that was closed, or a loop device that was detached, a moment later.
+        let waited = self.gone.wait_timeout_while(users, CLOSED_WITHIN, |users| users.writers > 0);
+        let (mut users, _) = waited.unwrap_or_else(PoisonError::into_inner);
         self.check_not_taken(&users)?;
         if users.writers > 0 {
             let name = self.about.name.clone();
@@ -194,6 +203,7 @@ pub struct Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         self.image.users().writers -= 1;
+        self.image.gone.notify_all();
     }
 }
 

@@ -1,6 +1,10 @@
+//! An overlay against a model, at its limit, and after a power cut.
+
 use super::*;
 use crate::sysio::device::FileDevice;
-use proptest::prelude::*;
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 
 /// Not a multiple of a block, and more than one page of the map would be too slow to compare whole.
 const SIZE: u64 = 37 * BLOCK_BYTES + 700;
@@ -62,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn an_overlay_is_what_was_written_over_the_backup(steps in proptest::collection::vec(step(), 1..30)) {
         let (base, mut model) = base();
