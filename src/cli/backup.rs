@@ -96,5 +96,8 @@ pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliErro
     wait::finish(mounted, &accepted, no_wait)?;
     let job = mounted.job(accepted.value("job").unwrap_or_default())?;
     let fields = [("backup_id", "backup"), ("volume", "volume"), ("job", "id")];
-    output.print_object(&fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone())))
+    let fields = fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone()));
+    let uuids = accepted.pairs().filter(|(key, _)| key.starts_with("xfs_uuid"));
+    let uuids = uuids.map(|(key, uuid)| (key.to_owned(), uuid.into()));
+    output.print_object(&fields.into_iter().chain(uuids).collect::<Vec<_>>())
 }

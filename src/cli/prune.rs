@@ -129,9 +129,12 @@ pub fn run(mounted: &Mounted, args: &BackupPruneArgs) -> Result<(), CliError> {
     let listing = mounted.backups()?;
     // Who cannot see all backups cannot say what leans on what.
     Listing::complete(listing.unreadable)?;
+    let scratch = mounted.scratch_images()?;
+    Listing::complete(scratch.unreadable)?;
+    let viewed: HashSet<&str> = scratch.entries.iter().map(|image| image.text("backup")).collect();
     let mut rows = Vec::new();
     for backups in volumes(listing.entries, args)? {
-        let mut volume = plan(&retention, backups)?;
+        let mut volume = plan(&retention, backups, &viewed)?;
         if !args.dry_run {
             carry_out(mounted, &mut volume)?;
         }
@@ -173,10 +176,10 @@ fn volumes(mut backups: Vec<Fields>, args: &BackupPruneArgs) -> Result<Vec<Vec<F
     Ok(by_volume.into_values().collect())
 }
 
-fn plan(retention: &Retention, backups: Vec<Fields>) -> Result<Vec<Row>, CliError> {
+fn plan(retention: &Retention, backups: Vec<Fields>, viewed: &HashSet<&str>) -> Result<Vec<Row>, CliError> {
     let has_none = |backup: &&Fields| *backup.value("has_dependent_backups") == false;
     let childless: HashSet<&str> = backups.iter().filter(has_none).map(|backup| backup.text("id")).collect();
-    let candidates = backups.iter().map(|backup| candidate(backup, &childless));
+    let candidates = backups.iter().map(|backup| candidate(backup, &childless, viewed));
     let plan = retention.plan(&candidates.collect::<Result<Vec<_>, _>>()?);
     let mut by_id: HashMap<String, Fields> =
         backups.into_iter().map(|backup| (backup.text("id").to_owned(), backup)).collect();
@@ -188,7 +191,11 @@ fn plan(retention: &Retention, backups: Vec<Fields>) -> Result<Vec<Row>, CliErro
     Ok(plan.into_iter().filter_map(row).collect())
 }
 
-fn candidate(backup: &Fields, childless: &HashSet<&str>) -> Result<RetentionCandidate, CliError> {
+fn candidate(
+    backup: &Fields,
+    childless: &HashSet<&str>,
+    viewed: &HashSet<&str>,
+) -> Result<RetentionCandidate, CliError> {
     let field = |name: &'static str| move || unreadable(backup, name);
     // A backup that failed names its parent, but holds nothing that leans on it.
     let parent = backup.value("parent_id").as_str().filter(|parent| !childless.contains(parent));
@@ -197,7 +204,9 @@ fn candidate(backup: &Fields, childless: &HashSet<&str>) -> Result<RetentionCand
         data_timestamp: backup.text("data_timestamp").parse().ok().ok_or_else(field("data_timestamp"))?,
         parent: parent.map(|id| id.parse().ok().ok_or_else(field("parent_id"))).transpose()?,
         status: serde_json::from_value(backup.value("status").clone()).ok().ok_or_else(field("status"))?,
-        protected: backup.value("protected").as_bool().ok_or_else(field("protected"))?,
+        // One that a scratch image is a view of cannot go either.
+        protected: backup.value("protected").as_bool().ok_or_else(field("protected"))?
+            || viewed.contains(backup.text("id")),
     })
 }
 

@@ -280,9 +280,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let range = ByteRange::new(offset, length);
-        guarded("fallocate", || {
-            reply_done(self.vfs.allocate(handle.0, range, allocation(mode)), reply);
-        });
+        guarded("fallocate", || self.allocate(handle, range, allocation(mode), reply));
     }
 
     // Nobody makes or moves anything in the tree.

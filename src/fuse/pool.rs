@@ -32,6 +32,15 @@ impl TaskPool {
         Ok(Self { tasks, name })
     }
 
+    /// Has a thread do this, or does it here when too much waits already.
+    pub(super) fn run_or_wait(&self, task: impl FnOnce() + Send + 'static) {
+        if let Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) =
+            self.tasks.try_send(Box::new(task))
+        {
+            task();
+        }
+    }
+
     /// Has a thread do this. When too much waits already, it is dropped undone, with the reply that it holds.
     pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =

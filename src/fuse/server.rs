@@ -17,7 +17,8 @@ use fuser::{
 use super::attributes::{file_attributes, file_type};
 use super::errno::errno;
 use super::pool::TaskPool;
-use crate::vfs::{Access, Caching, Caller, Execution, Vfs, VfsError, Written};
+use crate::types::ByteRange;
+use crate::vfs::{Access, Allocation, Caching, Caller, Vfs, VfsError, Written};
 
 /// Inodes that are forgotten come back as what they were: see `vfs::inodes`.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -27,6 +28,8 @@ pub(super) const GENERATION: Generation = Generation(0);
 const COMMANDS_WAITING_MAX: usize = 64;
 /// As many as programs wait for files inside backups.
 const INNER_WAITING_MAX: usize = 4096;
+/// Beyond, who wants to sync waits where the kernel is answered.
+const SYNCS_WAITING_MAX: usize = 64;
 
 thread_local! {
     /// As long as the longest read so far, which is what the kernel asks for at once: 1 MiB.
@@ -39,12 +42,15 @@ pub(super) struct Server {
     pool: TaskPool,
     /// Read files inside backups.
     inner_files: TaskPool,
+    /// Make scratch images durable, and discard parts of them.
+    syncs: TaskPool,
 }
 
 impl Server {
     pub(super) fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
         let pool = TaskPool::start("command", COMMANDS_WAITING_MAX)?;
-        Ok(Self { vfs, pool, inner_files: TaskPool::start("inner", INNER_WAITING_MAX)? })
+        let inner_files = TaskPool::start("inner", INNER_WAITING_MAX)?;
+        Ok(Self { vfs, pool, inner_files, syncs: TaskPool::start("sync", SYNCS_WAITING_MAX)? })
     }
 
     /// Answers a request about an inode: here and now, or by a thread that may wait when it is about a file inside a backup.
@@ -86,11 +92,23 @@ impl Server {
 
     /// Runs what commands are left, and makes durable what was written.
     pub(super) fn sync(&self, handle: FileHandle, request: &Request, reply: ReplyEmpty) {
-        let (vfs, commands) = (Arc::clone(&self.vfs), self.vfs.flush(handle.0, caller(request)));
-        self.pool.run(move || {
-            let run = commands.map_or(Ok(()), Execution::run);
-            reply_done(run.and_then(|()| vfs.sync(handle.0)), reply);
-        });
+        if !self.vfs.wants_sync(handle.0) {
+            return self.finish_writing(handle, request, reply);
+        }
+        let vfs = Arc::clone(&self.vfs);
+        self.syncs.run_or_wait(move || reply_done(vfs.sync(handle.0), reply));
+    }
+
+    /// Makes a range read as zeros, or sees that there is room for it: on a large disk that takes a while.
+    pub(super) fn allocate(
+        &self,
+        handle: FileHandle,
+        range: ByteRange,
+        allocation: Option<Allocation>,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = Arc::clone(&self.vfs);
+        self.syncs.run_or_wait(move || reply_done(vfs.allocate(handle.0, range, allocation), reply));
     }
 }
 
@@ -140,11 +158,16 @@ pub(super) fn reply_read(vfs: &Vfs, handle: FileHandle, offset: u64, size: u32, 
 }
 
 pub(super) fn reply_list(vfs: &Vfs, handle: FileHandle, position: u64, mut reply: ReplyDirectory) {
+    let mut has_entries = false;
     let listed = vfs.list(handle.0, position, |entry, inode| {
-        !reply.add(INodeNo(inode), entry.next, file_type(entry.node.kind()), entry.name)
+        let is_full = reply.add(INodeNo(inode), entry.next, file_type(entry.node.kind()), entry.name);
+        has_entries |= !is_full;
+        !is_full
     });
     match listed {
         Ok(()) => reply.ok(),
+        // What was found before is not lost; who goes on behind it meets the error.
+        Err(_) if has_entries => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -155,15 +178,19 @@ pub(super) fn reply_list_with_attributes(
     position: u64,
     mut reply: ReplyDirectoryPlus,
 ) {
+    let mut has_entries = false;
     let listed = vfs.list_with_attributes(handle.0, position, |listed, entry| {
         let attributes = file_attributes(entry.inode, &entry.attributes);
         // One time serves both here: the shorter one.
         let cached_for = entry.name_cached_for.min(entry.attributes_cached_for);
         let inode = INodeNo(entry.inode);
-        !reply.add(inode, listed.next, listed.name, &cached_for, &attributes, GENERATION)
+        let is_full = reply.add(inode, listed.next, listed.name, &cached_for, &attributes, GENERATION);
+        has_entries |= !is_full;
+        !is_full
     });
     match listed {
         Ok(()) => reply.ok(),
+        Err(_) if has_entries => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
 }

@@ -281,6 +281,7 @@ impl DeleteJob {
         if record.status != BackupStatus::Deleting {
             let _accepting = operations.accepting.lock().unwrap_or_else(PoisonError::into_inner);
             operations.check_no_dependents(self.id, &HashSet::new())?;
+            operations.check_no_scratch(self.id)?;
             operations.mark_deleting(self.id, record.status)?;
         }
         self.wait_for_dependents(control)?;

@@ -30,6 +30,7 @@ impl Operations {
     pub fn check_scratch(&self, requester: &Requester, request: &ScratchRequest) -> Result<(), Refusal> {
         let record = self.select_backup(requester, &request.backup)?;
         check_readable(&record)?;
+        self.check_can_keep(request)?;
         match &request.name {
             Some(name) => Ok(self.scratch.check_new(name)?),
             None => Ok(()),
@@ -46,6 +47,7 @@ impl Operations {
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.select_backup(requester, &request.backup)?;
         check_readable(&record)?;
+        self.check_can_keep(request)?;
         let name = match &request.name {
             Some(name) => name.clone(),
             None => self.free_scratch_name(&record)?,
@@ -61,18 +63,24 @@ impl Operations {
         Ok(ScratchAccepted { backup: record.id, name })
     }
 
+    /// What a daemon that only reads the repository has beside it goes with it.
+    fn check_can_keep(&self, request: &ScratchRequest) -> Result<(), Refusal> {
+        if request.keep { self.check_writable() } else { Ok(()) }
+    }
+
     /// The backup's name, or its id when it has none that will do; with a number behind it when that is taken.
     fn free_scratch_name(&self, record: &BackupRecord) -> Result<String, Refusal> {
         let own = record.name.as_deref().filter(|name| name.len() + 4 <= NAME_BYTES_MAX);
         let own = own.map(|name| name.replace('/', "_")).unwrap_or_else(|| record.id.to_string());
+        // A name that a backup can have and a file cannot.
+        let is_invalid = matches!(self.scratch.check_new(&own), Err(ScratchError::InvalidName { .. }));
+        let own = if is_invalid { record.id.to_string() } else { own };
         let numbered = (2..SCRATCH_IMAGES_MAX + 2).map(|number| format!("{own}-{number}"));
         let mut refusal = None;
         for name in std::iter::once(own.clone()).chain(numbered) {
             match self.scratch.check_new(&name) {
                 Ok(()) => return Ok(name),
                 Err(ScratchError::Exists { .. }) => {}
-                // A name that a backup can have and a file cannot.
-                Err(ScratchError::InvalidName { .. }) => return Ok(record.id.to_string()),
                 Err(error) => refusal = Some(error),
             }
         }
@@ -95,8 +103,7 @@ impl Operations {
     /// Refuses to delete what a scratch image is a view of.
     pub(super) fn check_no_scratch(&self, backup: BackupId) -> Result<(), Refusal> {
         let over = self.scratch.over(backup);
-        let Some(first) = over.first() else { return Ok(()) };
-        let name = &first.about().name;
+        let Some(name) = over.first() else { return Ok(()) };
         let sentence = format!(
             "scratch image {name:?} is a view of backup {backup}; remove it first (rm scratch/{name}, or amberfs scratch delete)"
         );

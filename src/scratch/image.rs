@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,8 +17,11 @@ use super::space::Space;
 use crate::image::Image;
 use crate::repository::Repository;
 use crate::sysio::device::{ReadAt, WriteAt};
-use crate::sysio::{PathError, holes, rename};
+use crate::sysio::{PathError, atomic, holes, rename};
 use crate::types::ByteRange;
+
+/// Beside the files of one that could not be synced.
+const FAILED: &str = "failed";
 
 /// One scratch image. It can be read and written as long as somebody holds it, even when it has been removed.
 pub struct ScratchImage {
@@ -27,6 +31,7 @@ pub struct ScratchImage {
     users: Mutex<Users>,
     /// A writer has gone.
     gone: Condvar,
+    is_kept: AtomicBool,
 }
 
 /// So long a writer may take to be gone after his close.
@@ -46,7 +51,7 @@ impl ScratchImage {
         base: Arc<Image>,
         space: &Arc<Space>,
     ) -> Result<Self, ScratchError> {
-        fs::create_dir(path).map_err(|error| PathError::new("create folder", path, error))?;
+        atomic::create_folder(path)?;
         let image = Self::on_files(path, about, base, space)?;
         if image.about.keep {
             // Its first map is there before it says that it is to be kept.
@@ -63,6 +68,10 @@ impl ScratchImage {
         mut about: About,
         space: &Arc<Space>,
     ) -> Result<Self, ScratchError> {
+        if path.join(FAILED).exists() {
+            let why = io::Error::other("what was written to it could not be synced; remove its folder");
+            return Err(PathError::new("trust", path, why).into());
+        }
         let base = repository.image(about.backup)?;
         if ReadAt::size_bytes(base.as_ref()) != about.size_bytes {
             let why = format!("backup {} has another size than it had", about.backup);
@@ -87,6 +96,7 @@ impl ScratchImage {
         base: Arc<Image>,
         space: &Arc<Space>,
     ) -> Result<Self, ScratchError> {
+        let is_kept = AtomicBool::new(about.keep);
         let blocks = about.size_bytes.div_ceil(BLOCK_BYTES);
         let data = open_file(&path.join("data"))?;
         let (now, synced) = (open_file(&path.join("map"))?, open_file(&path.join("map.synced"))?);
@@ -95,7 +105,14 @@ impl ScratchImage {
             .and_then(|()| BlockMap::new(now, synced, blocks))
             .and_then(|map| Overlay::new(base, data, map, Arc::clone(space)))
             .map_err(|error| PathError::new("open", path, error))?;
-        Ok(Self { about, folder: path.to_owned(), overlay, users: Mutex::default(), gone: Condvar::new() })
+        Ok(Self {
+            about,
+            folder: path.to_owned(),
+            overlay,
+            users: Mutex::default(),
+            gone: Condvar::new(),
+            is_kept,
+        })
     }
 
     pub fn about(&self) -> &About {
@@ -147,9 +164,30 @@ impl ScratchImage {
         Ok(Taken { image: Arc::clone(self) })
     }
 
-    /// Refuses to remove what somebody has taken.
-    pub(super) fn check_removable(&self) -> Result<(), ScratchError> {
-        self.check_not_taken(&self.users())
+    /// Refuses to remove what somebody has taken, and sees to it that nobody takes it any more.
+    pub(super) fn begin_removal(&self) -> Result<(), ScratchError> {
+        let mut users = self.users();
+        self.check_not_taken(&users)?;
+        users.taken = Some("being removed");
+        Ok(())
+    }
+
+    /// It is not removed after all.
+    pub(super) fn end_removal(&self) {
+        self.users().taken = None;
+    }
+
+    /// Is it there again when the daemon was restarted?
+    pub fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Acquire)
+    }
+
+    /// Makes it durable as it is, and sees to it that it is there again when the daemon was restarted.
+    pub fn keep(&self) -> Result<(), ScratchError> {
+        self.sync().map_err(|error| PathError::new("sync", &self.folder, error))?;
+        About { keep: true, ..self.about.clone() }.write(&self.folder)?;
+        self.is_kept.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn check_not_taken(&self, users: &Users) -> Result<(), ScratchError> {
@@ -191,7 +229,15 @@ impl WriteAt for ScratchImage {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.overlay.sync()
+        let synced = self.overlay.sync();
+        if synced.is_err() {
+            // A later start must not believe a sync that succeeds then: the kernel may have dropped what it could not write.
+            let marked = File::create(self.folder.join(FAILED)).and_then(|mark| mark.sync_all());
+            if let Err(error) = marked {
+                tracing::error!(scratch = self.about.name, %error, "a failed sync cannot be noted");
+            }
+        }
+        synced
     }
 }
 
@@ -213,6 +259,11 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// Keeps everybody else out until this process ends.
+    pub fn for_good(self) {
+        std::mem::forget(self);
+    }
+
     pub fn image(&self) -> &Arc<ScratchImage> {
         &self.image
     }
@@ -242,7 +293,7 @@ fn copy_durably(folder: &Path, from: &str, to: &str) -> io::Result<()> {
         position = data.end;
     }
     copy.sync_all()?;
-    fs::rename(&new, folder.join(to))?;
+    rename::rename_over(&new, &folder.join(to))?;
     rename::sync_folder(folder)
 }
 

@@ -77,6 +77,15 @@ impl BlockMap {
         blocks: Range<u64>,
         mut visit: impl FnMut(Place, Range<u64>) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.runs_while(blocks, |place, run| visit(place, run).map(|()| true))
+    }
+
+    /// Calls `visit` with runs until it returns `false`.
+    fn runs_while(
+        &self,
+        blocks: Range<u64>,
+        mut visit: impl FnMut(Place, Range<u64>) -> io::Result<bool>,
+    ) -> io::Result<()> {
         let mut run: Option<(Place, Range<u64>)> = None;
         let mut page = Vec::new();
         let mut block = blocks.start;
@@ -94,15 +103,17 @@ impl BlockMap {
                 match &mut run {
                     Some((of_run, range)) if *of_run == place => range.end = block + 1,
                     _ => {
-                        if let Some((place, range)) = run.replace((place, block..block + 1)) {
-                            visit(place, range)?;
+                        if let Some((place, range)) = run.replace((place, block..block + 1))
+                            && !visit(place, range)?
+                        {
+                            return Ok(());
                         }
                     }
                 }
                 block += 1;
             }
         }
-        run.map_or(Ok(()), |(place, range)| visit(place, range))
+        run.map_or(Ok(()), |(place, range)| visit(place, range).map(drop))
     }
 
     /// Returns the next run of blocks, in `blocks`, that were written to or discarded.
@@ -116,11 +127,11 @@ impl BlockMap {
             let page_end = ((from / BLOCKS_PER_BYTE) / PAGE_BYTES + 1) * PAGE_BYTES * BLOCKS_PER_BYTE;
             let end = page_end.min(blocks.end);
             let mut found = None;
-            self.runs(from..end, |place, run| {
-                if place != Place::Backup && found.is_none() {
+            self.runs_while(from..end, |place, run| {
+                if place != Place::Backup {
                     found = Some((place, run));
                 }
-                Ok(())
+                Ok(place == Place::Backup)
             })?;
             if found.is_some() {
                 return Ok(found);

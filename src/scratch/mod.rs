@@ -66,6 +66,8 @@ pub struct ScratchImages {
     folder: PathBuf,
     space: Arc<Space>,
     by_name: RwLock<BTreeMap<String, Arc<ScratchImage>>>,
+    /// Kept ones that could not be opened at the start. Their backups and names stay theirs.
+    unopened: Vec<About>,
     /// Held while one is made or removed.
     changing: Mutex<()>,
 }
@@ -85,17 +87,18 @@ impl ScratchImages {
     /// Opens those that are kept, and removes what an earlier process left of the others.
     pub fn open(repository: &Repository, bytes_max: u64) -> Result<Arc<Self>, ScratchError> {
         let folder = repository.state_folder().join(FOLDER);
-        let images = Self {
+        let mut images = Self {
             folder,
             space: Space::new(bytes_max),
             by_name: RwLock::default(),
+            unopened: Vec::new(),
             changing: Mutex::new(()),
         };
         images.reopen(repository)?;
         Ok(Arc::new(images))
     }
 
-    fn reopen(&self, repository: &Repository) -> Result<(), ScratchError> {
+    fn reopen(&mut self, repository: &Repository) -> Result<(), ScratchError> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -106,11 +109,12 @@ impl ScratchImages {
             let path = entry.map_err(|error| PathError::new("list", &self.folder, error))?.path();
             match About::read(&path) {
                 Ok(about) if about.keep => {
-                    match ScratchImage::reopen(repository, &path, about, &self.space) {
+                    match ScratchImage::reopen(repository, &path, about.clone(), &self.space) {
                         Ok(image) => drop(opened.insert(image.about().name.clone(), Arc::new(image))),
                         // It stays as it is: somebody wanted to keep it, and may know what to do.
                         Err(error) => {
                             tracing::error!(path = %path.display(), error = %Chain(&error), "a kept scratch image cannot be opened");
+                            self.unopened.push(about);
                         }
                     }
                 }
@@ -128,7 +132,8 @@ impl ScratchImages {
     /// Refuses a name that no new scratch image can have.
     pub fn check_new(&self, name: &str) -> Result<(), ScratchError> {
         check_name(name)?;
-        if self.read().contains_key(name) {
+        let is_taken = self.read().contains_key(name) || self.unopened.iter().any(|about| about.name == name);
+        if is_taken {
             return Err(ScratchError::Exists { name: name.to_owned() });
         }
         if self.read().len() >= SCRATCH_IMAGES_MAX { Err(ScratchError::TooMany) } else { Ok(()) }
@@ -179,20 +184,20 @@ impl ScratchImages {
         self.read().values().cloned().collect()
     }
 
-    /// Returns those over one backup, which cannot be deleted as long as there are any.
-    pub fn over(&self, backup: BackupId) -> Vec<Arc<ScratchImage>> {
-        let mut images = self.all();
-        images.retain(|image| image.about().backup == backup);
-        images
+    /// Returns the names of those over one backup, which cannot be deleted as long as there are any.
+    pub fn over(&self, backup: BackupId) -> Vec<String> {
+        let opened = self.all().into_iter().map(|image| image.about().clone());
+        let of_backup = opened.chain(self.unopened.iter().cloned()).filter(|about| about.backup == backup);
+        of_backup.map(|about| about.name).collect()
     }
 
     /// Throws one away. Who has it open goes on with it until he closes it, as with any file.
     pub fn remove(&self, name: &str) -> Result<(), ScratchError> {
         let _changing = self.changing();
         let image = self.get(name)?;
-        image.check_removable()?;
+        image.begin_removal()?;
         // The first thing to go is what makes it one that is kept.
-        atomic::remove(&image.folder.join(about::FILE))?;
+        atomic::remove(&image.folder.join(about::FILE)).inspect_err(|_| image.end_removal())?;
         self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         remove_folder(&image.folder);
         Ok(())
@@ -202,7 +207,7 @@ impl ScratchImages {
     pub fn close(&self) {
         let _changing = self.changing();
         for image in self.all() {
-            if !image.about().keep {
+            if !image.is_kept() {
                 remove_folder(&image.folder);
             } else if let Err(error) = image.sync() {
                 tracing::error!(scratch = image.about().name, %error, "a kept scratch image could not be synced");

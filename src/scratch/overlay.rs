@@ -14,6 +14,9 @@ use crate::sysio::device::{self, ReadAt, WriteAt};
 use crate::sysio::holes;
 use crate::types::ByteRange;
 
+/// What is discarded at once, while nobody writes: what one page of the map tells of.
+const PIECE_BYTES: u64 = 64 << 20;
+
 pub(super) struct Overlay {
     base: Arc<dyn ReadAt>,
     data: File,
@@ -61,6 +64,25 @@ impl Overlay {
     /// Makes a range read as zeros, and gives its space back.
     pub(super) fn discard(&self, range: ByteRange) -> io::Result<()> {
         let range = range.below(self.size_bytes());
+        let mut from = range.start();
+        while from < range.end() {
+            // What reads as zeros already is passed by, so that to discard a large sparse disk is little work.
+            from = match self.next_data(from)? {
+                Some(data) if data < range.end() => data,
+                _ => break,
+            };
+            let piece_end = (from / PIECE_BYTES + 1) * PIECE_BYTES;
+            let piece = ByteRange::between(from, piece_end.min(range.end()));
+            self.discard_piece(piece)?;
+            if self.map.wants_sync() {
+                self.sync()?;
+            }
+            from = piece.end();
+        }
+        Ok(())
+    }
+
+    fn discard_piece(&self, range: ByteRange) -> io::Result<()> {
         // The last block may be cut by the end of the image: to the end means the whole of it.
         let end_block = match range.end() == self.size_bytes() {
             true => range.end().div_ceil(BLOCK_BYTES),
@@ -91,12 +113,12 @@ impl Overlay {
         let freed = self.count(&blocks, Place::Scratch)? * BLOCK_BYTES;
         // The map first: what a kill leaves in between is a block of the file that nobody reads.
         self.map.set(blocks.clone(), Place::Zero)?;
+        *held = held.saturating_sub(freed);
+        self.space.give_back(freed);
         if freed > 0 {
             let length = (blocks.end - blocks.start) * BLOCK_BYTES;
             holes::punch(&self.data, blocks.start * BLOCK_BYTES, length)?;
         }
-        *held -= freed;
-        self.space.give_back(freed);
         Ok(())
     }
 
@@ -227,19 +249,26 @@ impl WriteAt for Overlay {
         }
         let blocks = offset / BLOCK_BYTES..(offset + bytes.len() as u64).div_ceil(BLOCK_BYTES);
         let mut held = self.writing();
-        let new = (blocks.end - blocks.start - self.count(&blocks, Place::Scratch)?) * BLOCK_BYTES;
+        let there = self.count(&blocks, Place::Scratch)?;
+        let new = (blocks.end - blocks.start - there) * BLOCK_BYTES;
         self.space.take(new)?;
         let written = (|| {
             match self.merged(offset, bytes, &blocks)? {
                 Some((start, merged)) => self.data.write_all_at(&merged, start)?,
                 None => self.data.write_all_at(bytes, offset)?,
             }
-            if new > 0 { self.map.set(blocks, Place::Scratch) } else { Ok(()) }
+            if new > 0 { self.map.set(blocks.clone(), Place::Scratch) } else { Ok(()) }
         })();
-        match written {
-            Ok(()) => *held += new,
-            Err(_) => self.space.give_back(new),
-        }
+        // A write that failed may have got as far as some of the blocks.
+        let taken = match &written {
+            Ok(()) => new,
+            Err(_) => {
+                let now = self.count(&blocks, Place::Scratch).unwrap_or(there);
+                (now.saturating_sub(there) * BLOCK_BYTES).min(new)
+            }
+        };
+        *held += taken;
+        self.space.give_back(new - taken);
         drop(held);
         written?;
         // What is remembered until the next sync is bounded.

@@ -119,6 +119,11 @@ impl Vfs {
 }
 
 impl Attributes {
+    /// Of what nothing but its kind is known.
+    pub(super) fn unknown(kind: NodeKind, owner: Owner) -> Self {
+        text(0, 0, owner, SystemTime::UNIX_EPOCH).of_kind(kind)
+    }
+
     pub(super) fn of_scratch(image: &ScratchImage, owner: Owner) -> Self {
         Self {
             kind: NodeKind::File,

@@ -76,16 +76,20 @@ impl HandleTable {
 
     pub(super) fn close(&self, handle: u64) {
         let mut openings = self.write();
+        let mut last = None;
         let closed = openings.by_handle.remove(&handle);
         if let Some(image) = closed.as_ref().and_then(Open::backup_image) {
             let id = image.record.id;
             if let Some((_, count)) = openings.images.get_mut(&id) {
                 *count -= 1;
                 if *count == 0 {
-                    openings.images.remove(&id);
+                    last = openings.images.remove(&id);
                 }
             }
         }
+        // Behind the lock: the last one may remove files.
+        drop(openings);
+        drop((closed, last));
     }
 
     pub(super) fn get(&self, handle: u64) -> Result<Open, VfsError> {

@@ -42,7 +42,7 @@ pub use quotas::UseCounter;
 pub use volumes::ListingTimes;
 
 use crate::catalog::{BackupRecord, Project};
-use crate::files::FileTrees;
+use crate::files::{FileTrees, FilesError};
 use crate::jobs::{EventLog, JobQueue};
 use crate::operations::Operations;
 use crate::repository::{Repository, RepositoryError};
@@ -211,6 +211,16 @@ impl Vfs {
         })
     }
 
+    /// Of what nothing but its kind is known: the kernel is to remember nothing of it.
+    fn unknown_entry(&self, node: &Node) -> Entry {
+        Entry {
+            inode: self.inodes.remember(node.clone()),
+            attributes: Attributes::unknown(node.kind(), self.owners.operator),
+            name_cached_for: Duration::ZERO,
+            attributes_cached_for: Duration::ZERO,
+        }
+    }
+
     fn name_cached_for(&self, node: &Node) -> Duration {
         if self.depends_on_viewer(node) { Duration::ZERO } else { node.name_cached_for() }
     }
@@ -354,6 +364,11 @@ impl Vfs {
         }
     }
 
+    /// Is there anything that could be made durable?
+    pub fn wants_sync(&self, handle: u64) -> bool {
+        matches!(self.handles.get(handle), Ok(Open::Scratch(_)))
+    }
+
     /// Makes durable what was written to an open file. May take as long as the disk takes.
     pub fn sync(&self, handle: u64) -> Result<(), VfsError> {
         match self.handles.get(handle)? {
@@ -392,8 +407,13 @@ impl Vfs {
         mut visit: impl FnMut(ListedEntry<'_>, Entry) -> bool,
     ) -> Result<(), VfsError> {
         self.folder(handle)?.list(self, position, |listed| {
-            // Gone since the snapshot: left out.
-            let Ok(entry) = self.known_entry(listed.node) else { return true };
+            let entry = match self.known_entry(listed.node) {
+                Ok(entry) => entry,
+                // Gone since the snapshot: left out.
+                Err(VfsError::NotFound | VfsError::Inner(FilesError::NotFound { .. })) => return true,
+                // It is there, and who asks for it by its name hears what is wrong with it.
+                Err(_) => self.unknown_entry(listed.node),
+            };
             // The kernel counts no lookup of the folder itself and the one above it.
             let is_dots = listed.name == "." || listed.name == "..";
             let taken = visit(listed, entry);

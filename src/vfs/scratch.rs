@@ -72,7 +72,7 @@ impl Vfs {
             name: &about.name,
             backup: about.backup,
             project: &about.project,
-            keep: about.keep,
+            keep: image.is_kept(),
             size_bytes: about.size_bytes,
             written_bytes: image.held_bytes(),
             created_at: about.created_at,

@@ -63,7 +63,7 @@ impl Vfs {
                 let is_visible = self.is_for(viewer, self.record(id)?.as_ref());
                 Some(of_ones_own(is_visible, Node::BackupFolder(id))?)
             }
-            Node::BackupFolder(id) => named(&self.backup_children(viewer, *id)?, name),
+            Node::BackupFolder(id) => self.backup_child(viewer, *id, name)?,
             Node::JobsFolder => {
                 // One job has one name: `07` is none.
                 let job: Option<JobId> = name.parse().ok().filter(|job| *name == format!("{job}"));
@@ -160,10 +160,24 @@ impl Vfs {
         }
     }
 
+    /// What every backup has is found without a look into its disk.
+    fn backup_child(&self, viewer: &Viewer, id: BackupId, name: &str) -> Result<Option<Node>, VfsError> {
+        let is_readable = self.record(id)?.status.is_readable();
+        Ok(match name {
+            "info.json" => Some(Node::Info(id)),
+            "record" => Some(Node::Record(id)),
+            _ if !is_readable => None,
+            "image" => Some(Node::Image(id)),
+            _ => named(&self.inside_of_backup(id, self.sees_as_root(viewer)), name),
+        })
+    }
+
     fn backup_children(&self, viewer: &Viewer, id: BackupId) -> Result<Vec<(&'static str, Node)>, VfsError> {
-        let mut children = vec![("info.json", Node::Info(id)), ("record", Node::Record(id))];
-        if self.record(id)?.status.is_readable() {
-            children.push(("image", Node::Image(id)));
+        let mut children = Vec::new();
+        let is_readable = self.record(id)?.status.is_readable();
+        children.extend(is_readable.then_some(("image", Node::Image(id))));
+        children.extend([("info.json", Node::Info(id)), ("record", Node::Record(id))]);
+        if is_readable {
             children.extend(self.inside_of_backup(id, self.sees_as_root(viewer)));
         }
         Ok(children)

@@ -10,14 +10,17 @@ use crate::sysio::device::ReadAt;
 use crate::types::{BackupId, Refusal, RefusalKind};
 
 impl Operations {
-    /// Takes the scratch image that is to be restored, if one is, so that nobody writes to it meanwhile.
+    /// Takes the scratch image that is to be restored, if one is, so that nobody writes to it meanwhile. It is kept from now
+    /// on, and durable as it is: a restore that goes on after a stop or a power cut finds it the same.
     pub(super) fn take_scratch(&self, target: &RestoreTarget) -> Result<Option<Taken>, Refusal> {
         let Some(id) = target.scratch else { return Ok(None) };
         let image = self.scratch.by_id(id).ok_or_else(|| {
             let sentence = "the scratch image that was to be restored is gone; make another one";
             Refusal::new(RefusalKind::ScratchNotFound, sentence)
         })?;
-        Ok(Some(image.take("being restored")?))
+        let taken = image.take("being restored")?;
+        image.keep()?;
+        Ok(Some(taken))
     }
 
     /// Computes the changes of the UUIDs that a restore is to make, if it is to make any.

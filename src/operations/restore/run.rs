@@ -46,7 +46,7 @@ pub(super) struct RestoreJob {
     has_ended: bool,
     reservation: Option<Reservation>,
     /// Keeps the scratch image still that is restored, if one is.
-    _taken: Option<Taken>,
+    taken: Option<Taken>,
 }
 
 impl RestoreJob {
@@ -59,7 +59,7 @@ impl RestoreJob {
         beginning: Beginning,
     ) -> Self {
         let reservation = Some(reservation);
-        Self { operations, id, target, beginning, has_ended: false, reservation, _taken: taken }
+        Self { operations, id, target, beginning, has_ended: false, reservation, taken }
     }
 
     /// Did an earlier process begin it?
@@ -77,6 +77,7 @@ impl RestoreJob {
         match &result {
             Ok(()) => self.operations.end_restore(self.id, Some(&self.target.stored)),
             Err(JobEnd::Stopped(Stop::Shutdown)) => {
+                self.leave_taken();
                 tracing::info!(backup = %self.id, "the restore was stopped; it goes on at the next start");
             }
             Err(JobEnd::Stopped(Stop::Cancelled)) => self.operations.give_up_restore(self.id),
@@ -204,6 +205,13 @@ impl RestoreJob {
         }
     }
 
+    /// Nobody writes to the scratch image before the next start goes on with the restore.
+    fn leave_taken(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            taken.for_good();
+        }
+    }
+
     /// Changes what the next start would go on from, durably.
     fn update_target(&mut self, change: impl FnOnce(&mut RestoreTarget)) -> Result<(), Refusal> {
         change(&mut self.target.stored);
@@ -220,7 +228,11 @@ impl Drop for RestoreJob {
     /// Of one that was never run, or met a fault in amberfs.
     fn drop(&mut self) {
         let has_panicked = thread::panicking();
-        if self.has_ended || (self.operations.is_shutting_down() && !has_panicked) {
+        if self.has_ended {
+            return;
+        }
+        if self.operations.is_shutting_down() && !has_panicked {
+            self.leave_taken();
             return;
         }
         if !self.target.stored.is_new || (self.beginning == Beginning::Fresh && !has_panicked) {
