@@ -5,6 +5,7 @@
 //! in is another one for root than for others, so that what the kernel remembers of one is not shown to the other.
 
 use std::ffi::OsStr;
+use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -35,16 +36,40 @@ pub struct FilesPlace {
 }
 
 /// A file, folder or whatever else there is in a file system inside a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct InnerFile {
     pub place: FilesPlace,
     /// Is it shown as root sees it?
     pub as_root: bool,
+    /// One of its paths.
     pub path: FilePath,
     pub kind: FileKind,
+    /// Its inode's number inside, where there are inodes.
+    pub number: Option<u64>,
+}
+
+/// Two names of one file are the same file, so that `cp -a`, `tar` and `du` see its hard links. Folders have one path,
+/// which leads back to where they are.
+impl PartialEq for InnerFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for InnerFile {}
+
+impl Hash for InnerFile {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 impl InnerFile {
+    fn identity(&self) -> (FilesPlace, bool, FileKind, Result<u64, &FilePath>) {
+        let number = self.number.filter(|_| self.kind != FileKind::Folder);
+        (self.place, self.as_root, self.kind, number.ok_or(&self.path))
+    }
+
     /// Returns the folder that it is in.
     pub(super) fn parent(&self) -> Node {
         match self.path.split_last() {
@@ -56,12 +81,12 @@ impl InnerFile {
         }
     }
 
-    fn child(&self, name: &[u8], kind: FileKind) -> Result<Self, VfsError> {
+    fn child(&self, name: &[u8], kind: FileKind, number: Option<u64>) -> Result<Self, VfsError> {
         let path = self.path.join(name).map_err(|error| match error {
             FilePathError::TooLong | FilePathError::NameTooLong => VfsError::NameTooLong,
             FilePathError::Nul | FilePathError::Parent => VfsError::NotFound,
         })?;
-        Ok(Self { path, kind, ..self.clone() })
+        Ok(Self { path, kind, number, ..self.clone() })
     }
 
     /// Calls `visit` with the entries of the folder from a position on, until it returns `false`.
@@ -73,7 +98,9 @@ impl InnerFile {
     ) -> Result<(), VfsError> {
         let listed = tree.list(&self.path, position, &mut |entry| {
             // A path that is too long for the kernel leads nowhere.
-            let Ok(child) = self.child(&entry.name, entry.kind) else { return ControlFlow::Continue(()) };
+            let Ok(child) = self.child(&entry.name, entry.kind, entry.number) else {
+                return ControlFlow::Continue(());
+            };
             let takes_more = visit(&entry.name, &Node::Inner(child), entry.next);
             if takes_more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
@@ -91,9 +118,9 @@ impl Vfs {
         if folder.kind != FileKind::Folder {
             return Err(VfsError::NotAFolder);
         }
-        let child = folder.child(name.as_bytes(), FileKind::File)?;
+        let child = folder.child(name.as_bytes(), FileKind::File, None)?;
         let metadata = self.tree(folder.place)?.metadata(&child.path).map_err(reported)?;
-        Ok(Node::Inner(InnerFile { kind: metadata.kind, ..child }))
+        Ok(Node::Inner(InnerFile { kind: metadata.kind, number: metadata.number, ..child }))
     }
 
     pub(super) fn inner_attributes(&self, inner: &InnerFile) -> Result<Attributes, VfsError> {

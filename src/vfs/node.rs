@@ -197,6 +197,7 @@ impl Node {
 
     /// The root of the files at a place, as root sees it or as others do.
     pub(super) fn files_root(place: FilesPlace, as_root: bool) -> Self {
-        Self::Inner(InnerFile { place, as_root, path: FilePath::root(), kind: FileKind::Folder })
+        let path = FilePath::root();
+        Self::Inner(InnerFile { place, as_root, path, kind: FileKind::Folder, number: None })
     }
 }

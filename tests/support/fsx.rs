@@ -112,6 +112,14 @@ impl Fsx {
         Ok(())
     }
 
+    /// As `after_crash`, when what was acknowledged outlives the server's end: only the operation that failed may have been
+    /// done in part.
+    pub fn after_kill(&mut self, path: &Path) -> Result<(), Failure> {
+        self.synced.clone_from(&self.bytes);
+        self.unsynced.drain(..self.unsynced.len().saturating_sub(1));
+        self.after_crash(path)
+    }
+
     /// Compares all of it with the file.
     pub fn compare(&self, path: &Path) -> Result<(), Failure> {
         let file = File::open(path).map_err(|error| Failure::Io { operation: "open".into(), error })?;
