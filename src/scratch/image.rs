@@ -1,6 +1,6 @@
 //! One scratch image and its files.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
