@@ -376,3 +376,29 @@ fn a_scratch_image_is_restored_as_it_now_is() {
     world.daemon.refused("restore", "--from-scratch none\n", Errno::NOENT, "ScratchNotFound");
     world.daemon.refused("restore", "monday --from-scratch try\n", Errno::INVAL, "InvalidInput");
 }
+
+#[test]
+fn a_restore_of_a_scratch_image_that_a_death_interrupts_goes_on_with_the_same_bytes_and_uuids() {
+    let mut world = World::new();
+    world.daemon.accepted("scratch", "monday --name try\n", "scratch");
+    let scratch = world.daemon.mount().join("scratch/try");
+    let file = OpenOptions::new().write(true).open(&scratch).unwrap();
+    file.write_all_at(&[7; 100_000], NOTHING.0 + 5).unwrap();
+    drop(file);
+    let new =
+        world.daemon.accepted("restore", "--from-scratch try --name fixed --new-xfs-uuid\n", "xfs_uuid.2");
+    world.daemon.kill();
+    world.daemon.serve();
+    let volume = world.volume("fixed.raw");
+    support::daemon::until("the restored volume", || volume.exists().then_some(()));
+    assert_eq!(world.uuids(&volume), vec![new; 4]);
+    let outside = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        [bytes[..XFS.0 as usize].to_vec(), bytes[(XFS.0 + XFS.1) as usize..].to_vec()]
+    };
+    assert!(
+        outside(&volume) == outside(&scratch),
+        "what was written is in it, and the scratch image is still there"
+    );
+    assert!(outside(&volume) != outside(&world.volume("disk.raw")));
+}
