@@ -118,7 +118,7 @@ fn the_tree_is_that_of_the_contract() {
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
     assert_eq!(
         names(&vfs, ""),
-        ["README", "backups", "control", "events", "jobs", "quotas", "status.json", "volumes"]
+        ["README", "backups", "control", "events", "jobs", "quotas", "scratch", "status.json", "volumes"]
     );
     let commands = ["backup", "cancel", "delete", "flatten", "import", "reset-state", "restore", "set"];
     assert_eq!(names(&vfs, "control"), commands);

@@ -74,7 +74,7 @@ impl FoundPart<'_> {
 ///
 /// # Errors
 ///
-/// Those of [`partitions`].
+/// Those of [`partitions`], and the device's where there is no table.
 pub fn look_into(disk: &dyn ReadAt) -> Result<DiskContents, ContentsError> {
     let table = partitions(disk)?;
     let size_bytes = disk.size_bytes();
@@ -83,7 +83,12 @@ pub fn look_into(disk: &dyn ReadAt) -> Result<DiskContents, ContentsError> {
         Some(table) => table.partitions.iter().map(|partition| partition.window(disk)).collect(),
     };
     let mut left = Left { groups: GROUPS_MAX, logical_volumes: LOGICAL_VOLUMES_MAX };
-    let found = windows.iter().map(|window| found(window, &mut left)).collect();
+    let mut found: Vec<Found> = windows.iter().map(|window| found(window, &mut left)).collect();
+    if let (None, Some(Found { identified: Err(error), .. })) =
+        (&table, found.pop_if(|one| table.is_none() && one.identified.is_err()))
+    {
+        return Err(error.into());
+    }
     Ok(DiskContents { table, found, size_bytes })
 }
 

@@ -17,7 +17,7 @@ use crate::sysio::device::ReadAt;
 const FAILURES_MAX: usize = 5;
 const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// More than any folder has; a listing of a damaged one ends.
-const FOLDER_ENTRIES_MAX: u64 = 1 << 26;
+const FOLDER_ENTRIES_MAX: usize = 1 << 26;
 /// Of a worker's memory, the part that holds bytes of the device.
 const CACHE_PART: u64 = 8;
 
@@ -63,9 +63,11 @@ impl FileTree {
         from: u64,
         visit: &mut dyn FnMut(FolderEntry) -> ControlFlow<()>,
     ) -> Result<(), FilesError> {
-        let mut position = from;
-        while position < FOLDER_ENTRIES_MAX {
+        let (mut position, mut count) = (from, 0);
+        while count < FOLDER_ENTRIES_MAX {
             let Page { entries, next, .. } = self.page(path, position)?;
+            // An empty page counts, too.
+            count += entries.len().max(1);
             for entry in entries {
                 if visit(entry).is_break() {
                     return Ok(());

@@ -20,8 +20,9 @@ use crate::xfs::{self, XfsError};
 /// In front of the name of a scratch image.
 const SCRATCH: &str = "scratch/";
 
-/// A restore keeps the changes of all file systems in memory: more than any log of a usual size needs.
-const PATCHES_BYTES_MAX: u64 = 256 << 20;
+/// A restore keeps the changes of all file systems in memory, a sector for each record of a log: room for a hundred
+/// thousand, where usual logs have some thousand.
+const PATCHES_BYTES_MAX: u64 = 64 << 20;
 
 /// What a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -29,7 +29,7 @@ use crate::types::{BackupId, ProjectName, ScratchId};
 const FOLDER: &str = "scratch";
 
 /// So many there can be: each has three files open.
-pub const SCRATCH_IMAGES_MAX: usize = 256;
+pub const SCRATCH_IMAGES_MAX: usize = 128;
 
 /// A name is that of a file in the tree, with room for what is put behind it.
 pub const NAME_BYTES_MAX: usize = 200;

@@ -96,6 +96,11 @@ impl Vfs {
         Ok(Document { text: Cow::Owned(line(&report)), mode: 0o440, owner, time: time.into() })
     }
 
+    fn scratch_status(&self) -> ScratchStatus {
+        let (used_bytes, limit_bytes) = self.scratch.use_of_space();
+        ScratchStatus { images: self.scratch.all().len(), used_bytes, limit_bytes }
+    }
+
     fn status(&self) -> Status<'_> {
         let catalog = self.repository.catalog();
         let mut backups = BTreeMap::new();
@@ -132,6 +137,7 @@ impl Vfs {
             caches: Caches {
                 chunks: ChunkCache { hits: chunks.hits, loads: chunks.loads, bytes: chunks.bytes },
             },
+            scratch: self.scratch_status(),
             counts: Counts { backups, jobs, inodes: self.inodes.count(), open_files: self.handles.count() },
             sources,
         }
@@ -156,6 +162,7 @@ struct Status<'a> {
     repository: RepositoryStatus<'a>,
     index: IndexStatus,
     caches: Caches,
+    scratch: ScratchStatus,
     counts: Counts,
     sources: Vec<SourceStatus>,
 }
@@ -178,6 +185,13 @@ struct IndexStatus {
 #[derive(Serialize)]
 struct Caches {
     chunks: ChunkCache,
+}
+
+#[derive(Serialize)]
+struct ScratchStatus {
+    images: usize,
+    used_bytes: u64,
+    limit_bytes: u64,
 }
 
 #[derive(Serialize)]

@@ -285,7 +285,7 @@ impl ReadAt for BackupDevice {
     }
 }
 
-/// Looks into a disk. What cannot be read or makes no sense is told of once here; the rest of the tree goes on.
+/// Looks into a disk. What makes no sense is told of once here; the rest of the tree goes on.
 fn look_into(device: &dyn ReadAt, disk: &Disk) -> Inside {
     match contents::look_into(device) {
         Ok(contents) => {

@@ -1,214 +1,244 @@
-//! ext2, ext3 and ext4, by the crate `ext4-view`, which replays the journal in memory.
+//! ext2, ext3 and ext4.
 //!
-//! It tells neither inode numbers nor numbers of links, blocks and devices, nor extended attributes.
+//! Read here and not by a crate: `ext4-view` 1.0 takes extents that were never written for data, and for longer than they
+//! are; finds files damaged that have a large hole, or a time outside of 1970 to 2038; and replays no journal without
+//! checksums. Checksums of metadata are not looked at: the image below is verified.
 
-use std::error::Error;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Metadata, Path, ReadDir};
 use lru::LruCache;
 
 use super::FileReader;
+use super::bytes::{le16, le32};
+use super::content::read_runs;
 use super::device::Device;
-use super::open_files::Places;
-use crate::files::metadata::{FileKind, FileMetadata, FileTime, FolderEntry};
-use crate::files::path::FilePath;
+use super::ext_inode::ExtInode;
+use super::ext_volume::ExtVolume;
+use crate::files::metadata::{FileKind, FileMetadata, FolderEntry};
+use crate::files::path::{FilePath, PATH_BYTES_MAX};
 use crate::files::protocol::{Page, Refusal, RefusalKind};
 use crate::sysio::device::ReadAt;
 
-/// Folders that are known to be folders, so that their links need not be looked for again.
-const KNOWN_FOLDERS: usize = 1024;
-const OPEN_FILES: usize = 32;
-const OPEN_FOLDERS: usize = 8;
+const ROOT: u32 = 2;
+/// Paths whose inode's number is known.
+const KNOWN_PATHS: usize = 4096;
+/// Folders whose names are kept, so that looking up each of them does not read all of it each time.
+const KNOWN_FOLDERS: usize = 6;
+const KNOWN_NAMES_MAX: usize = 1 << 18;
+const ENTRY_HEADER_BYTES: usize = 8;
 
 pub struct ExtReader {
-    file_system: Ext4,
-    folders: LruCache<Vec<u8>, ()>,
-    files: Places<File>,
-    listings: Places<ReadDir>,
+    volume: ExtVolume,
+    numbers: LruCache<Vec<u8>, u32>,
+    folders: LruCache<u32, HashMap<Vec<u8>, u32>>,
 }
 
-struct Bytes(Arc<Device>);
-
-impl Ext4Read for Bytes {
-    fn read(&mut self, start: u64, into: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(self.0.read_exact_at(start, into)?)
-    }
+/// An entry of a folder's block.
+struct RawEntry<'a> {
+    number: u32,
+    name: &'a [u8],
+    kind: Option<FileKind>,
+    /// Of what follows, in the block.
+    next: usize,
 }
 
 impl ExtReader {
     pub fn mount(device: Arc<Device>) -> Result<Self, Refusal> {
         Ok(Self {
-            file_system: Ext4::load(Box::new(Bytes(device))).map_err(refusal)?,
+            volume: ExtVolume::mount(device)?,
+            numbers: LruCache::new(NonZeroUsize::new(KNOWN_PATHS).unwrap_or(NonZeroUsize::MIN)),
             folders: LruCache::new(NonZeroUsize::new(KNOWN_FOLDERS).unwrap_or(NonZeroUsize::MIN)),
-            files: Places::new(OPEN_FILES),
-            listings: Places::new(OPEN_FOLDERS),
         })
     }
 
-    /// Looks a path up. The crate follows links between the names of a path; it never meets one, since every folder on
-    /// the way is looked up first.
-    fn look_up(&mut self, path: &FilePath) -> Result<Metadata, Refusal> {
+    /// Looks a path up, from the nearest folder above it whose number is known.
+    fn look_up(&mut self, path: &FilePath) -> Result<ExtInode, Refusal> {
         let mut unknown = Vec::new();
-        let mut above = path.split_last().map(|(folder, _)| folder);
-        while let Some(folder) = above.filter(|folder| self.folders.get(folder.as_bytes()).is_none()) {
-            above = folder.split_last().map(|(folder, _)| folder);
-            unknown.push(folder);
-        }
-        for folder in unknown.into_iter().rev() {
-            if !self.stat(&folder)?.is_dir() {
-                return Err(RefusalKind::NotAFolder.into());
+        let (mut above, mut number) = (Some(path.clone()), ROOT);
+        while let Some(path) = above {
+            if let Some(found) = self.numbers.get(path.as_bytes()) {
+                number = *found;
+                break;
             }
-            self.folders.put(folder.as_bytes().to_vec(), ());
+            above = path.split_last().map(|(folder, _)| folder);
+            unknown.push(path);
         }
-        self.stat(path)
+        for path in unknown.iter().rev() {
+            let Some((_, name)) = path.split_last() else { continue };
+            number = self.find(number, name)?;
+            self.numbers.put(path.as_bytes().to_vec(), number);
+        }
+        self.volume.inode(number)
     }
 
-    fn stat(&self, path: &FilePath) -> Result<Metadata, Refusal> {
-        self.file_system.symlink_metadata(Path::new(&absolute(path))).map_err(refusal)
+    fn find(&mut self, folder: u32, name: &[u8]) -> Result<u32, Refusal> {
+        if let Some(names) = self.folders.get(&folder) {
+            return names.get(name).copied().ok_or_else(|| RefusalKind::NotFound.into());
+        }
+        let inode = self.folder(self.volume.inode(folder)?)?;
+        let (mut names, mut found) = (HashMap::new(), None);
+        self.walk(&inode, 0, |entry, _| {
+            if entry.name == name && found.is_none() {
+                found = Some(entry.number);
+            }
+            if names.len() < KNOWN_NAMES_MAX {
+                names.entry(entry.name.to_vec()).or_insert(entry.number);
+            }
+            Ok(names.len() < KNOWN_NAMES_MAX || found.is_none())
+        })?;
+        if names.len() < KNOWN_NAMES_MAX {
+            self.folders.put(folder, names);
+        }
+        found.ok_or_else(|| RefusalKind::NotFound.into())
     }
 
-    fn open(&mut self, path: &FilePath, offset: u64) -> Result<Option<File>, Refusal> {
-        let metadata = self.look_up(path)?;
-        match kind(metadata.file_type()) {
-            FileKind::File => {}
-            FileKind::Folder => return Err(RefusalKind::IsAFolder.into()),
-            _ => return Err(RefusalKind::NotAFile.into()),
+    fn folder(&self, inode: ExtInode) -> Result<ExtInode, Refusal> {
+        match (inode.kind(), inode.unreadable()) {
+            (Some(FileKind::Folder), None) => Ok(inode),
+            (Some(FileKind::Folder), Some(why)) => Err(Refusal::unsupported(why)),
+            _ => Err(RefusalKind::NotAFolder.into()),
         }
-        // Going to a place takes a step for each block before it, were it behind the end or not.
-        if offset >= metadata.len() {
-            return Ok(None);
-        }
-        let mut file = self.file_system.open(Path::new(&absolute(path))).map_err(refusal)?;
-        if offset > 0 {
-            file.seek_to(offset).map_err(refusal)?;
-        }
-        Ok(Some(file))
     }
 
-    fn open_folder(&mut self, path: &FilePath, from: u64) -> Result<ReadDir, Refusal> {
-        if !self.look_up(path)?.is_dir() {
-            return Err(RefusalKind::NotAFolder.into());
+    /// Visits the entries from a place on that is behind one, with the place behind each, until it returns false.
+    fn walk(
+        &self,
+        folder: &ExtInode,
+        from: u64,
+        mut visit: impl FnMut(&RawEntry<'_>, u64) -> Result<bool, Refusal>,
+    ) -> Result<(), Refusal> {
+        let block_bytes = self.volume.block_bytes;
+        let mut block = vec![0; usize::try_from(block_bytes).unwrap_or(0)];
+        let mut start = from - from % block_bytes;
+        let mut at = usize::try_from(from % block_bytes).unwrap_or(0);
+        while start < folder.size_bytes() {
+            let read = self.read_content(folder, start, &mut block)?;
+            // A folder consists of whole blocks; a hole in it has no entries.
+            if read == block.len() && le16(&block, 4) != 0 {
+                while at < block.len() {
+                    let entry = self.entry(&block, at)?;
+                    at = entry.next;
+                    if entry.number != 0 && !visit(&entry, start + at as u64)? {
+                        return Ok(());
+                    }
+                }
+            }
+            at = 0;
+            start += block_bytes;
         }
-        let mut listing = self.file_system.read_dir(Path::new(&absolute(path))).map_err(refusal)?;
-        for _ in 0..from {
-            match listing.next() {
-                Some(entry) => entry.map_err(refusal)?,
-                None => break,
-            };
+        Ok(())
+    }
+
+    fn entry<'a>(&self, block: &'a [u8], at: usize) -> Result<RawEntry<'a>, Refusal> {
+        let damaged = || Refusal::damaged("an entry of a folder reaches beyond its block");
+        let length = match usize::from(le16(block, at + 4)) {
+            // Of the largest blocks the length does not fit.
+            0 | 0xffff if block.len() == 1 << 16 => block.len() - at,
+            length => length,
+        };
+        let has_types = self.volume.has_file_types();
+        let name_bytes = le16(block, at + 6);
+        let name_bytes = usize::from(if has_types { name_bytes & 0xff } else { name_bytes });
+        let (name, next) = (at + ENTRY_HEADER_BYTES, at + length);
+        if length < ENTRY_HEADER_BYTES + name_bytes || next > block.len() {
+            return Err(damaged());
         }
-        Ok(listing)
+        let kind = block.get(at + 7).filter(|_| has_types).and_then(|code| entry_kind(*code));
+        let name = block.get(name..name + name_bytes).ok_or_else(damaged)?;
+        Ok(RawEntry { number: le32(block, at), name, kind, next })
+    }
+
+    fn read_content(&self, inode: &ExtInode, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
+        let block_bytes = self.volume.block_bytes;
+        let map = inode.map(block_bytes);
+        let read = |block: u64, within, part: &mut [u8]| {
+            let start = block.saturating_mul(block_bytes).saturating_add(within);
+            self.volume.read_exact_at(start, part)
+        };
+        let run_at = |block| map.run_at(&self.volume, block).map_err(Refusal::damaged);
+        read_runs((inode.size_bytes(), block_bytes), offset, into, run_at, read)
     }
 }
 
 impl FileReader for ExtReader {
     fn metadata(&mut self, path: &FilePath) -> Result<FileMetadata, Refusal> {
-        let metadata = self.look_up(path)?;
-        let time = |time: ext4_view::Timestamp| FileTime {
-            seconds: time.seconds(),
-            nanoseconds: time.nanoseconds(),
-        };
-        Ok(FileMetadata {
-            kind: kind(metadata.file_type()),
-            size_bytes: metadata.len(),
-            allocated_bytes: None,
-            mode: metadata.mode(),
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            links: None,
-            modified: time(metadata.modified()),
-            accessed: Some(time(metadata.accessed())),
-            changed: None,
-            created: metadata.created().map(time),
-            number: None,
-            device: None,
-        })
+        let inode = self.look_up(path)?;
+        Ok(inode.metadata(kind(&inode)?, self.volume.block_bytes))
     }
 
     fn list(&mut self, path: &FilePath, from: u64) -> Result<Page, Refusal> {
-        let mut listing = match self.listings.take(path.as_bytes(), from) {
-            Some(listing) => listing,
-            None => self.open_folder(path, from)?,
-        };
+        let inode = self.look_up(path)?;
+        let folder = self.folder(inode)?;
         let mut page = Page::default();
-        let mut position = from;
-        while page.has_room() {
-            let entry = match listing.next() {
-                Some(Ok(entry)) => entry,
-                // What comes before the damage is shown; the next page meets it again.
-                Some(Err(_)) if position > from => {
-                    page.next = Some(position);
-                    return Ok(page);
-                }
-                Some(Err(error)) => return Err(refusal(error)),
-                None => return Ok(page),
+        let result = self.walk(&folder, from, |entry, next| {
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => kind(&self.volume.inode(entry.number)?)?,
             };
-            position += 1;
-            let file_type = entry.file_type().map_err(refusal)?;
-            page.add(FolderEntry {
-                name: entry.file_name().as_ref().to_vec(),
-                kind: kind(file_type),
-                number: None,
-                next: position,
-            });
+            let number = Some(entry.number.into());
+            page.add(FolderEntry { name: entry.name.to_vec(), kind, number, next });
+            if !page.has_room() {
+                page.next = Some(next);
+            }
+            Ok(page.next.is_none())
+        });
+        match (result, page.entries.last()) {
+            // What comes before the damage is shown; the next page meets it again.
+            (Err(_), Some(last)) => page.next = Some(last.next),
+            (Err(refusal), None) => return Err(refusal),
+            (Ok(()), _) => {}
         }
-        self.listings.put(path.as_bytes(), position, listing);
-        page.next = Some(position);
         Ok(page)
     }
 
     fn read_link(&mut self, path: &FilePath) -> Result<Vec<u8>, Refusal> {
-        if !self.look_up(path)?.is_symlink() {
+        let inode = self.look_up(path)?;
+        if kind(&inode)? != FileKind::Link {
             return Err(RefusalKind::NotALink.into());
         }
-        let target = self.file_system.read_link(Path::new(&absolute(path))).map_err(refusal)?;
-        Ok(target.as_ref().to_vec())
+        if let Some(why) = inode.unreadable() {
+            return Err(Refusal::unsupported(why));
+        }
+        if let Some(target) = inode.short_target() {
+            return Ok(target.to_vec());
+        }
+        if inode.size_bytes() > PATH_BYTES_MAX as u64 {
+            return Err(Refusal::damaged("the target of a link is longer than a path"));
+        }
+        let mut target = vec![0; usize::try_from(inode.size_bytes()).unwrap_or(0)];
+        self.read_content(&inode, 0, &mut target)?;
+        Ok(target)
     }
 
     fn read(&mut self, path: &FilePath, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
-        let file = match self.files.take(path.as_bytes(), offset) {
-            Some(file) => Some(file),
-            None => self.open(path, offset)?,
-        };
-        let Some(mut file) = file else { return Ok(0) };
-        let mut done = 0;
-        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match file.read_bytes(rest).map_err(refusal)? {
-                0 => break,
-                read => done += read,
-            }
+        let inode = self.look_up(path)?;
+        match kind(&inode)? {
+            FileKind::File => {}
+            FileKind::Folder => return Err(RefusalKind::IsAFolder.into()),
+            _ => return Err(RefusalKind::NotAFile.into()),
         }
-        self.files.put(path.as_bytes(), offset + done as u64, file);
-        Ok(done)
+        match inode.unreadable() {
+            Some(why) => Err(Refusal::unsupported(why)),
+            None => self.read_content(&inode, offset, into),
+        }
     }
 }
 
-fn absolute(path: &FilePath) -> Vec<u8> {
-    [b"/", path.as_bytes()].concat()
+fn kind(inode: &ExtInode) -> Result<FileKind, Refusal> {
+    inode.kind().ok_or_else(|| Refusal::damaged(format_args!("inode {} is of no known type", inode.number)))
 }
 
-fn kind(file_type: FileType) -> FileKind {
-    match file_type {
-        FileType::Regular => FileKind::File,
-        FileType::Directory => FileKind::Folder,
-        FileType::Symlink => FileKind::Link,
-        FileType::Fifo => FileKind::Fifo,
-        FileType::Socket => FileKind::Socket,
-        FileType::CharacterDevice => FileKind::CharDevice,
-        FileType::BlockDevice => FileKind::BlockDevice,
-    }
-}
-
-fn refusal(error: Ext4Error) -> Refusal {
-    match error {
-        Ext4Error::NotFound => RefusalKind::NotFound.into(),
-        Ext4Error::NotADirectory => RefusalKind::NotAFolder.into(),
-        Ext4Error::IsADirectory => RefusalKind::IsAFolder.into(),
-        Ext4Error::IsASpecialFile => RefusalKind::NotAFile.into(),
-        Ext4Error::NotASymlink => RefusalKind::NotALink.into(),
-        Ext4Error::Encrypted => Refusal::unsupported("it is encrypted"),
-        Ext4Error::Incompatible(why) => Refusal::unsupported(why),
-        other => Refusal::damaged(other),
-    }
+fn entry_kind(code: u8) -> Option<FileKind> {
+    Some(match code {
+        1 => FileKind::File,
+        2 => FileKind::Folder,
+        3 => FileKind::CharDevice,
+        4 => FileKind::BlockDevice,
+        5 => FileKind::Fifo,
+        6 => FileKind::Socket,
+        7 => FileKind::Link,
+        _ => return None,
+    })
 }

@@ -3,9 +3,15 @@
 //! The crates that read file systems run here only. Whatever an image makes them do (loop, overflow the stack, allocate
 //! without end, abort) happens to this process, which the daemon ends and replaces.
 
+mod bytes;
 mod confine;
+mod content;
 mod device;
 mod ext;
+mod ext_inode;
+mod ext_journal;
+mod ext_map;
+mod ext_volume;
 mod fat;
 mod open_files;
 mod socket;

@@ -16,6 +16,7 @@ use fs_xfs::{Error, Filesystem};
 use lru::LruCache;
 
 use super::FileReader;
+use super::content::{Run, read_runs};
 use super::device::Device;
 use super::open_files::Places;
 use crate::files::metadata::{DeviceNumber, FileKind, FileMetadata, FileTime, FolderEntry};
@@ -130,28 +131,12 @@ impl XfsReader {
     }
 
     fn read_content(&self, file: &OpenFile, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
-        let length = usize::try_from(file.size_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let length = length.min(into.len());
         let superblock = self.file_system.superblock();
-        let block_bytes = u64::from(superblock.blocksize);
-        let (mut position, mut rest) = (offset, into.get_mut(..length).unwrap_or_default());
-        while !rest.is_empty() {
-            let (block, within) = (position / block_bytes, position % block_bytes);
-            let run = run_at(&file.extents, block);
-            let run_bytes = run.blocks.saturating_mul(block_bytes) - within;
-            let part_bytes = rest.len().min(usize::try_from(run_bytes).unwrap_or(usize::MAX));
-            let (part, behind) = rest.split_at_mut(part_bytes);
-            match run.start {
-                Some(start) => {
-                    let start = superblock.fsblock_offset(start).saturating_add(within);
-                    self.device.read_exact_at(start, part).map_err(Refusal::damaged)?;
-                }
-                None => part.fill(0),
-            }
-            position = position.saturating_add(part_bytes as u64);
-            rest = behind;
-        }
-        Ok(length)
+        let sizes = (file.size_bytes, u64::from(superblock.blocksize));
+        let read = |block, within, part: &mut [u8]| {
+            self.device.read_exact_at(superblock.fsblock_offset(block).saturating_add(within), part)
+        };
+        read_runs(sizes, offset, into, |block| Ok(run_at(&file.extents, block)), read)
     }
 
     fn entry_kind(&self, entry: &DirEntry) -> Result<FileKind, Refusal> {
@@ -232,14 +217,6 @@ impl FileReader for XfsReader {
         self.files.put(path.as_bytes(), 0, file);
         read
     }
-}
-
-/// Blocks of a file that lie together.
-struct Run {
-    /// On the device; none where there is nothing, or nothing was ever written.
-    start: Option<u64>,
-    /// At least one.
-    blocks: u64,
 }
 
 /// Finds what is at a block of a file, up to the end of the extent or the hole.

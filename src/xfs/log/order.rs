@@ -62,7 +62,11 @@ impl Order {
             self.recent.get(*index).is_some_and(|seen| !seen.is_sound && seen.position >= newest.tail)
         });
         let left = self.recent.iter().take(cut.unwrap_or(self.recent.len()));
-        let head = left.rev().find(|seen| seen.is_sound && seen.position >= newest.tail);
+        // Where all since the last mount is cut off, the unmount before it is what is left.
+        let head = left
+            .rev()
+            .find(|seen| seen.is_sound)
+            .filter(|seen| seen.position >= newest.tail || seen.is_unmount);
         let Some(head) = head else {
             return Err(Refused::TornLog { block: self.block(newest.position) });
         };

@@ -190,7 +190,7 @@ fn changed(log: &[u8], is_unfinished: bool) -> Vec<u8> {
 fn splits() -> impl Iterator<Item = Split> {
     let befores = (0..SECTOR_BYTES).step_by(36).chain([32_000, 32_404, 32_600, 32_764]);
     befores.flat_map(|before| {
-        (0..=IMAGE_BYTES).step_by(44).map(move |image_at| Split {
+        (4..=IMAGE_BYTES).step_by(20).map(move |image_at| Split {
             before,
             description_at: 4 + image_at / 20,
             image_at,

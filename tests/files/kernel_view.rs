@@ -1,0 +1,99 @@
+//! Every file of an image, compared with the kernel's view of it: clean, and cut off in the middle of work.
+
+use std::path::Path;
+
+use amberfs::files::FileSystemKind;
+
+use crate::compare::{Tells, compare};
+use crate::images::{Workshop, run};
+use crate::open;
+
+const MIB: u64 = 1 << 20;
+/// What `populate.py` makes at least.
+const FILES_MIN: usize = 2900;
+
+const EXT: Tells = Tells { inodes: true, devices: true };
+const XFS: Tells = EXT;
+/// The crate forgets the number of a device node whose inode it replays.
+const XFS_REPLAYED: Tells = Tells { devices: false, ..XFS };
+
+/// Compares a clean image.
+fn clean(mkfs: &[&str], size_bytes: u64, kind: FileSystemKind, tells: Tells) {
+    let workshop = Workshop::new();
+    let image = workshop.populated(mkfs, size_bytes);
+    compare_with_kernel(&workshop, &image, &image, kind, tells);
+}
+
+/// Compares an image whose journal is dirty with a copy that the kernel has replayed.
+fn cut_off(mkfs: &[&str], size_bytes: u64, kind: FileSystemKind, tells: Tells) {
+    let workshop = Workshop::new();
+    let image = workshop.populated_and_cut_off(mkfs, size_bytes);
+    let dirty = match kind {
+        FileSystemKind::Xfs => run("xfs_logprint", &["-t", image.to_str().unwrap()]).contains("DIRTY"),
+        _ => run("dumpe2fs", &["-h", image.to_str().unwrap()]).contains("needs_recovery"),
+    };
+    assert!(dirty, "there is nothing to replay");
+    let replayed = workshop.copy(&image, "replayed");
+    drop(workshop.mount(&replayed, "loop,noatime"));
+    compare_with_kernel(&workshop, &image, &replayed, kind, tells);
+}
+
+fn compare_with_kernel(
+    workshop: &Workshop,
+    image: &Path,
+    kernels: &Path,
+    kind: FileSystemKind,
+    tells: Tells,
+) {
+    let mounted = workshop.mount(kernels, "loop,ro");
+    let count = compare(&open(image, kind), &mounted.folder, tells);
+    assert!(count > FILES_MIN, "only {count} files were compared");
+}
+
+#[test]
+fn ext4_is_read_as_the_kernel_reads_it() {
+    clean(&["mkfs.ext4", "-q", "-F"], 200 * MIB, FileSystemKind::Ext, EXT);
+}
+
+#[test]
+fn ext4_that_was_cut_off_is_read_as_if_replayed() {
+    cut_off(&["mkfs.ext4", "-q", "-F"], 200 * MIB, FileSystemKind::Ext, EXT);
+}
+
+#[test]
+fn ext4_without_checksums_is_replayed_with_small_blocks_and_with_large_numbers() {
+    let features = "^metadata_csum,^flex_bg";
+    cut_off(&["mkfs.ext4", "-q", "-F", "-O", features], 200 * MIB, FileSystemKind::Ext, EXT);
+    let features = "^metadata_csum,^64bit,^flex_bg,^dir_index";
+    cut_off(&["mkfs.ext4", "-q", "-F", "-b", "1024", "-O", features], 200 * MIB, FileSystemKind::Ext, EXT);
+}
+
+#[test]
+fn ext4_with_clusters_scattered_descriptors_and_old_inodes_is_read() {
+    clean(&["mkfs.ext4", "-q", "-F", "-O", "bigalloc"], 300 * MIB, FileSystemKind::Ext, EXT);
+    let features = "meta_bg,^resize_inode";
+    clean(&["mkfs.ext4", "-q", "-F", "-O", features, "-g", "8192"], 300 * MIB, FileSystemKind::Ext, EXT);
+    clean(&["mkfs.ext4", "-q", "-F", "-I", "128", "-b", "2048"], 200 * MIB, FileSystemKind::Ext, EXT);
+}
+
+#[test]
+fn ext3_that_was_cut_off_and_ext2_are_read() {
+    cut_off(&["mkfs.ext3", "-q", "-F"], 200 * MIB, FileSystemKind::Ext, EXT);
+    clean(&["mkfs.ext2", "-q", "-F", "-b", "1024"], 200 * MIB, FileSystemKind::Ext, EXT);
+}
+
+#[test]
+fn xfs_is_read_as_the_kernel_reads_it() {
+    clean(&["mkfs.xfs", "-q", "-f"], 400 * MIB, FileSystemKind::Xfs, XFS);
+}
+
+#[test]
+fn xfs_that_was_cut_off_is_read_as_if_replayed() {
+    cut_off(&["mkfs.xfs", "-q", "-f"], 400 * MIB, FileSystemKind::Xfs, XFS_REPLAYED);
+}
+
+#[test]
+fn xfs_with_small_blocks_and_large_folder_blocks_is_read_and_replayed() {
+    let mkfs = ["mkfs.xfs", "-q", "-f", "-b", "size=1024", "-n", "size=8192", "-m", "bigtime=0,rmapbt=1"];
+    cut_off(&mkfs, 400 * MIB, FileSystemKind::Xfs, XFS_REPLAYED);
+}
