@@ -177,11 +177,15 @@ fn found(mounted: &Mounted, spec: &Spec) -> Result<(PathBuf, PathBuf), CliError>
         false => format!("{} of backup {} has no file system", spec.part, backup.text("id")),
     };
     let readable = readable_parts(&folder);
+    let are_partitions = readable.iter().all(|part| !part.contains('/'));
     let known = match readable.first() {
         None => "nor has any part of it one that can be read".to_owned(),
-        Some(first) => {
-            format!("there are files in {}: name one, as in {}:{first}:/", readable.join(", "), spec.backup,)
-        }
+        Some(first) => format!(
+            "there are files in {}{}: name one, as in {}:{first}:/",
+            if are_partitions { "partitions " } else { "" },
+            readable.join(", "),
+            spec.backup,
+        ),
     };
     Err(CliError::refused(RefusalKind::InvalidInput, format!("{what} that can be read; {known}")))
 }

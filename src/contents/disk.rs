@@ -84,9 +84,8 @@ pub fn look_into(disk: &dyn ReadAt) -> Result<DiskContents, ContentsError> {
     };
     let mut left = Left { groups: GROUPS_MAX, logical_volumes: LOGICAL_VOLUMES_MAX };
     let mut found: Vec<Found> = windows.iter().map(|window| found(window, &mut left)).collect();
-    if let (None, Some(Found { identified: Err(error), .. })) =
-        (&table, found.pop_if(|one| table.is_none() && one.identified.is_err()))
-    {
+    let unreadable = found.pop_if(|one| table.is_none() && one.identified.is_err());
+    if let Some(Found { identified: Err(error), .. }) = unreadable {
         return Err(error.into());
     }
     Ok(DiskContents { table, found, size_bytes })
@@ -146,6 +145,15 @@ fn name_problem(name: &str) -> Option<&'static str> {
 impl Group {
     fn volume(&self, name: &str) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name == name)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        let weights = self.volumes.iter().map(|volume| {
+            let mapping = volume.mapping.as_ref();
+            let mapping = mapping.map_or_else(String::len, |mapping| mapping.piece_count() * PIECE_BYTES);
+            size_of::<Volume>() + volume.name.len() + volume.uuid.len() + mapping
+        });
+        self.name.len() + self.uuid.len() + weights.sum::<usize>()
     }
 
     /// Those that can be shown.
@@ -309,11 +317,6 @@ impl DiskContents {
     /// About how much memory this takes beyond what any disk takes, in bytes.
     pub fn weight_bytes(&self) -> usize {
         let groups = self.found.iter().filter_map(|found| found.group.as_ref().ok()?.as_ref());
-        let weights = groups.flat_map(|group| &group.volumes).map(|volume| {
-            let mapping = volume.mapping.as_ref();
-            let mapping = mapping.map_or_else(String::len, |mapping| mapping.piece_count() * PIECE_BYTES);
-            size_of::<Volume>() + volume.name.len() + volume.uuid.len() + mapping
-        });
-        weights.sum()
+        groups.map(Group::weight_bytes).sum()
     }
 }
