@@ -196,6 +196,7 @@ fn each_logical_volume_is_an_image_and_a_folder_of_files() {
         assert_eq!(entries(&folder), ["home", "home.files", "root", "root.files", "table.json"]);
         let table = json(&folder.join("table.json"));
         assert_eq!(table["name"], GROUP);
+        assert_eq!(fs::metadata(folder.join("table.json")).unwrap().mode() & 0o7777, 0o440);
         for volume in &guest.volumes {
             let image = folder.join(volume.name);
             let metadata = fs::metadata(&image).unwrap();
