@@ -13,6 +13,7 @@ use clap::Args;
 use super::error::CliError;
 use super::mounted::Mounted;
 use super::resolve;
+use crate::contents::PartName;
 use crate::types::RefusalKind;
 
 /// As many links as the kernel follows.
@@ -20,15 +21,23 @@ const LINKS_MAX: usize = 40;
 
 const SPEC: &str = "BACKUP[:PARTITION]:PATH";
 
+/// In the place of a partition, where the disk itself is LVM's: as the folder in the tree is called.
+const BARE_LVM: &str = "lvm";
+
 /// List files inside a backup
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   amberfs files ls monday:/
   amberfs files ls -l monday:3:/var/lib
-  amberfs files ls myvol10@latest:2:")]
+  amberfs files ls myvol10@latest:2:
+  amberfs files ls monday:3/root:/etc    (logical volume root in partition 3)
+  amberfs files ls monday:lvm/root:/etc  (logical volume root, on a disk without partitions)
+
+A path that itself begins like a partition (3:, 3/root:, lvm/root:) is written with a slash in front.")]
 pub struct FilesListArgs {
-    /// What to list: a backup, the number of a partition if it has partitions, and a path inside
+    /// What to list: a backup, the number of a partition if it has partitions (3, or 3/root for a logical volume of LVM),
+    /// and a path inside
     #[arg(value_name = SPEC)]
     spec: Spec,
 
@@ -42,6 +51,7 @@ pub struct FilesListArgs {
 #[command(after_long_help = "\
 Examples:
   amberfs files cat monday:3:/etc/fstab
+  amberfs files cat monday:3/root:/etc/fstab
   amberfs files cat monday:3:/var/lib/db.sql > db.sql")]
 pub struct FilesCatArgs {
     /// File to write (repeat for several)
@@ -71,7 +81,7 @@ pub struct FilesCopyArgs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Spec {
     backup: String,
-    partition: Option<u32>,
+    part: PartName,
     path: PathBuf,
 }
 
@@ -84,9 +94,30 @@ impl std::str::FromStr for Spec {
         if backup.is_empty() {
             return Err(wrong());
         }
-        let numbered = rest.split_once(':').and_then(|(number, path)| Some((number.parse().ok()?, path)));
-        let (partition, path) = numbered.map_or((None, rest), |(number, path)| (Some(number), path));
-        Ok(Self { backup: backup.to_owned(), partition, path: PathBuf::from(path) })
+        let parted = rest.split_once(':').and_then(|(part, path)| Some((parse_part(part)?, path)));
+        let (part, path) = parted.unwrap_or((PartName::default(), rest));
+        Ok(Self { backup: backup.to_owned(), part, path: PathBuf::from(path) })
+    }
+}
+
+/// Reads `3`, `3/root` or `lvm/root`.
+fn parse_part(text: &str) -> Option<PartName> {
+    match text.split_once('/') {
+        None => text.parse().ok().map(PartName::partition),
+        Some((_, "")) => None,
+        Some((_, name)) if name.contains('/') => None,
+        Some((BARE_LVM, name)) => Some(PartName::logical_volume(None, name)),
+        Some((number, name)) => Some(PartName::logical_volume(Some(number.parse().ok()?), name)),
+    }
+}
+
+/// Returns how a part is written between a backup and a path; nothing for the disk itself.
+pub(super) fn part_spec(part: &PartName) -> Option<String> {
+    match (part.partition, part.logical_volume.as_deref()) {
+        (None, None) => None,
+        (Some(number), None) => Some(number.to_string()),
+        (Some(number), Some(name)) => Some(format!("{number}/{name}")),
+        (None, Some(name)) => Some(format!("{BARE_LVM}/{name}")),
     }
 }
 
@@ -132,37 +163,64 @@ pub fn copy(mounted: &Mounted, args: &FilesCopyArgs) -> Result<(), CliError> {
 fn found(mounted: &Mounted, spec: &Spec) -> Result<(PathBuf, PathBuf), CliError> {
     let backup = resolve::backup(mounted, &spec.backup)?;
     let folder = mounted.backup_path(backup.text("id"));
-    let root = match spec.partition {
-        Some(number) => folder.join(format!("partitions/{number}.files")),
-        None => folder.join("files"),
-    };
+    let root = folder.join(match (spec.part.partition, spec.part.logical_volume.as_deref()) {
+        (None, None) => "files".to_owned(),
+        (Some(number), None) => format!("partitions/{number}.files"),
+        (Some(number), Some(name)) => format!("partitions/{number}.lvm/{name}.files"),
+        (None, Some(name)) => format!("lvm/{name}.files"),
+    });
     if fs::symlink_metadata(&root).is_ok() {
         return Ok((root, spec.path.clone()));
     }
-    let partitions = readable_partitions(&folder);
-    let what = match spec.partition {
-        Some(number) => format!("partition {number} of backup {} has no file system", backup.text("id")),
-        None => format!("backup {} is no bare file system", backup.text("id")),
+    let what = match spec.part == PartName::default() {
+        true => format!("backup {} is no bare file system", backup.text("id")),
+        false => format!("{} of backup {} has no file system", spec.part, backup.text("id")),
     };
-    let known = match partitions.is_empty() {
-        true => "nor has any partition of it one that can be read".to_owned(),
-        false => format!(
-            "there are files in partitions {}: name one, as in {}:{}:/",
-            partitions.join(", "),
+    let readable = readable_parts(&folder);
+    let are_partitions = readable.iter().all(|part| !part.contains('/'));
+    let known = match readable.first() {
+        None => "nor has any part of it one that can be read".to_owned(),
+        Some(first) => format!(
+            "there are files in {}{}: name one, as in {}:{first}:/",
+            if are_partitions { "partitions " } else { "" },
+            readable.join(", "),
             spec.backup,
-            partitions.first().map(String::as_str).unwrap_or_default()
         ),
     };
     Err(CliError::refused(RefusalKind::InvalidInput, format!("{what} that can be read; {known}")))
 }
 
-fn readable_partitions(backup: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(backup.join("partitions")) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut numbers: Vec<String> =
-        names.filter_map(|name| Some(name.strip_suffix(".files")?.to_owned())).collect();
-    numbers.sort_by_key(|number| number.parse::<u32>().unwrap_or(u32::MAX));
-    numbers
+/// Returns the partitions and logical volumes whose files can be read, as a user writes them.
+fn readable_parts(backup: &Path) -> Vec<String> {
+    let partitions = names(&backup.join("partitions"));
+    let mut numbers: Vec<u32> = partitions
+        .iter()
+        .filter_map(|name| name.strip_suffix(".files").or_else(|| name.strip_suffix(".lvm"))?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let volumes = |partition, folder: PathBuf| {
+        let mut volumes: Vec<PartName> = names(&folder)
+            .iter()
+            .filter_map(|name| name.strip_suffix(".files"))
+            .map(|name| PartName::logical_volume(partition, name))
+            .collect();
+        volumes.sort();
+        volumes
+    };
+    let mut parts = volumes(None, backup.join("lvm"));
+    for number in numbers {
+        if partitions.contains(&format!("{number}.files")) {
+            parts.push(PartName::partition(number));
+        }
+        parts.extend(volumes(Some(number), backup.join(format!("partitions/{number}.lvm"))));
+    }
+    parts.iter().filter_map(part_spec).collect()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
 /// Follows a path as the guest would: a link with an absolute target leads to the root of its own file system, not to
@@ -219,14 +277,22 @@ mod tests {
     fn a_path_is_written_with_or_without_a_partition() {
         assert_eq!(
             spec("monday:/etc"),
-            Spec { backup: "monday".into(), partition: None, path: "/etc".into() }
+            Spec { backup: "monday".into(), part: PartName::default(), path: "/etc".into() }
         );
         assert_eq!(
             spec("m:3:etc/a:b"),
-            Spec { backup: "m".into(), partition: Some(3), path: "etc/a:b".into() }
+            Spec { backup: "m".into(), part: PartName::partition(3), path: "etc/a:b".into() }
         );
         assert_eq!(spec("m:a:b").path, PathBuf::from("a:b"));
         assert_eq!(spec("rbd/vol@latest:2:").path, PathBuf::from(""));
+        assert_eq!(spec("m:3/root:/etc").part, PartName::logical_volume(Some(3), "root"));
+        assert_eq!(spec("m:lvm/root:/etc").part, PartName::logical_volume(None, "root"));
+        for bare in ["m:/3/root:/etc", "m:/lvm/root:/etc", "m:lvm:/etc", "m:3/:/etc", "m:3/a/b:/etc"] {
+            assert_eq!(spec(bare).part, PartName::default(), "{bare}");
+        }
+        for part in ["3", "3/root", "lvm/root"] {
+            assert_eq!(part_spec(&parse_part(part).unwrap()).as_deref(), Some(part));
+        }
         assert!("monday".parse::<Spec>().is_err() && ":/etc".parse::<Spec>().is_err());
     }
 

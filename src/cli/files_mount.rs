@@ -16,10 +16,11 @@ use rustix::mount::{UnmountFlags, unmount};
 use uuid::Uuid;
 
 use super::error::CliError;
+use super::files::part_spec;
 use super::mount_table;
 use super::mounted::Mounted;
 use super::output::note;
-use crate::contents::{self, Kind, Table};
+use crate::contents::{self, FoundPart, Kind, PartName};
 use crate::control::{self, ScratchArgs, XfsUuidArgs};
 use crate::sysio::device::FileDevice;
 use crate::types::RefusalKind;
@@ -44,6 +45,7 @@ const POLLED_EVERY: Duration = Duration::from_millis(20);
 Examples:
   amberfs files mount monday /mnt
   amberfs files mount monday --partition 3 /mnt
+  amberfs files mount monday --partition 3 --lv root /mnt
   amberfs files umount /mnt")]
 pub struct FilesMountArgs {
     /// Backup to mount a file system of
@@ -57,6 +59,12 @@ pub struct FilesMountArgs {
     /// Partition to mount, when there are several with a file system
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+
+    /// Logical volume of LVM to mount, of that partition or wherever there is one of this name
+    ///
+    /// It must lie on this one disk; thin volumes, mirrors and snapshots are not mounted.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    lv: Option<String>,
 }
 
 /// Unmount what `files mount` has mounted
@@ -80,7 +88,7 @@ pub fn mount(mounted: &Mounted, args: FilesMountArgs) -> Result<(), CliError> {
     let scratch = ScratchArgs { backup: args.backup, name: Some(name.clone()), keep: false };
     mounted.send_one(control::Command::Scratch(scratch))?;
     // Its name goes in any case: while it is mounted, it is open.
-    let result = mount_scratch(mounted, &name, args.partition, &args.directory);
+    let result = mount_scratch(mounted, &name, args.partition, args.lv.as_deref(), &args.directory);
     if let Err(error) = mounted.remove_scratch(&name) {
         note(&error.with_causes());
     }
@@ -91,18 +99,23 @@ fn mount_scratch(
     mounted: &Mounted,
     name: &str,
     partition: Option<u32>,
+    lv: Option<&str>,
     directory: &Path,
 ) -> Result<(), CliError> {
     let image = mounted.scratch_path(name);
-    let (partition, kind) = choose(&image, partition)?;
-    let file = match partition {
-        Some(number) => PathBuf::from(format!("{}.partitions/{number}", image.display())),
-        None => image,
+    let (part, kind) = choose(&image, partition, lv)?;
+    let image = image.display();
+    let file = match (part.partition, part.logical_volume.as_deref()) {
+        (None, None) => image.to_string(),
+        (None, Some(name)) => format!("{image}.lvm/{name}"),
+        (Some(number), None) => format!("{image}.partitions/{number}"),
+        (Some(number), Some(name)) => format!("{image}.partitions/{number}.lvm/{name}"),
     };
     if kind == Kind::Xfs {
         // The kernel does not mount two of one UUID.
         let target = format!("scratch/{name}");
-        let change = XfsUuidArgs { target, uuid: None, partition, dry_run: false };
+        let lv = part.logical_volume.map(|name| name.to_string());
+        let change = XfsUuidArgs { target, uuid: None, partition: part.partition, lv, dry_run: false };
         mounted.send_one(control::Command::XfsUuid(change))?;
     }
     let device = run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file))?;
@@ -115,58 +128,65 @@ fn mount_scratch(
     detached.map(drop)
 }
 
-/// Returns what to mount: the partition that was named, or the only one with a file system, or the disk itself.
-fn choose(image: &Path, partition: Option<u32>) -> Result<(Option<u32>, Kind), CliError> {
+/// Returns what to mount: what was named, or the only file system that there is.
+fn choose(image: &Path, partition: Option<u32>, lv: Option<&str>) -> Result<(PartName, Kind), CliError> {
     let failed = |source| CliError::Io { what: "look into", path: image.to_owned(), source };
     let disk = FileDevice::open(image).map_err(failed)?;
-    let refused = |sentence: String| Err(CliError::refused(RefusalKind::InvalidInput, sentence));
-    let table = match contents::partitions(&disk) {
-        Ok(table) => table,
-        Err(error) => return refused(error.to_string()),
-    };
-    let Some(table) = table else {
-        if let Some(number) = partition {
-            return refused(format!("the backup has no partition table, and so no partition {number}"));
+    let contents = contents::look_into(&disk).map_err(|error| refused(error.to_string()))?;
+    if let Some(number) = partition
+        && contents.table.is_none()
+    {
+        return Err(refused(format!("the backup has no partition table, and so no partition {number}")));
+    }
+    if let Some(name) = lv {
+        let part = contents.find_logical_volume(partition, name).map_err(refused)?;
+        let kind = contents.content(&part).map(|content| content.kind);
+        return check_mountable(&part, kind).map(|kind| (part, kind));
+    }
+    let parts = contents.parts();
+    let meant: Vec<_> = parts
+        .iter()
+        .filter(|part| partition.is_none_or(|number| part.name.partition == Some(number)))
+        .collect();
+    let mountable: Vec<_> = meant
+        .iter()
+        .filter_map(|part| {
+            part.kind().filter(|kind| is_mountable(*kind)).map(|kind| (part.name.clone(), kind))
+        })
+        .collect();
+    match (mountable.as_slice(), meant.as_slice()) {
+        ([one], _) => Ok(one.clone()),
+        ([], []) => Err(refused(format!(
+            "there is no partition {}; there are {}",
+            partition.unwrap_or_default(),
+            described(&parts)
+        ))),
+        ([], [one]) => check_mountable(&one.name, one.kind()).map(|kind| (one.name.clone(), kind)),
+        ([], _) => {
+            Err(refused(format!("nothing has a file system that can be mounted: {}", described(meant))))
         }
-        let content = contents::identify(&disk).map_err(failed)?;
-        return match content {
-            Some(content) => check_mountable("the backup", content.kind).map(|kind| (None, kind)),
-            None => refused("there is no file system in the backup that is known here".to_owned()),
-        };
-    };
-    let kinds = kinds(&disk, &table);
-    if let Some(number) = partition {
-        let Some((_, kind)) = kinds.iter().find(|(found, _)| *found == number) else {
-            return refused(format!("there is no partition {number}; there are {}", described(&kinds)));
-        };
-        return match kind {
-            Some(kind) => {
-                check_mountable(&format!("partition {number}"), *kind).map(|kind| (partition, kind))
-            }
-            None => refused(format!("there is no file system in partition {number} that is known here")),
-        };
-    }
-    let known = |(number, kind): &(u32, Option<Kind>)| {
-        kind.filter(|kind| is_mountable(*kind)).map(|kind| (*number, kind))
-    };
-    let mountable: Vec<(u32, Kind)> = kinds.iter().filter_map(known).collect();
-    match mountable.as_slice() {
-        [(number, kind)] => Ok((Some(*number), *kind)),
-        [] => refused(format!("no partition has a file system that can be mounted: {}", described(&kinds))),
-        _ => refused(format!("choose one with --partition: {}", described(&kinds))),
+        (several, _) => {
+            let is_partition = |(name, _): &(PartName, Kind)| name.logical_volume.is_none();
+            let options = match (partition, several.iter().all(is_partition)) {
+                (None, true) => "--partition",
+                (None, false) if contents.table.is_some() => "--partition and --lv",
+                (_, _) => "--lv",
+            };
+            Err(refused(format!("choose one with {options}: {}", described(meant))))
+        }
     }
 }
 
-fn kinds(disk: &FileDevice, table: &Table) -> Vec<(u32, Option<Kind>)> {
-    let contents =
-        contents::identify_all(disk, table).into_iter().map(|content| content.map(|content| content.kind));
-    table.partitions.iter().map(|partition| partition.number).zip(contents).collect()
-}
-
-fn described(kinds: &[(u32, Option<Kind>)]) -> String {
-    let one =
-        |(number, kind): &(u32, Option<Kind>)| format!("{number} ({})", kind.map_or("unknown", Kind::name));
-    kinds.iter().map(one).collect::<Vec<_>>().join(", ")
+/// As `amberfs files ls` writes partitions and logical volumes.
+fn described<'a>(parts: impl IntoIterator<Item = &'a FoundPart<'a>>) -> String {
+    let one = |part: &FoundPart<'_>| {
+        let kind = part.kind().map_or("unknown", Kind::name);
+        match part_spec(&part.name) {
+            Some(spec) => format!("{spec} ({kind})"),
+            None => kind.to_owned(),
+        }
+    };
+    parts.into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Is it a file system, and not something that others are in?
@@ -174,12 +194,16 @@ fn is_mountable(kind: Kind) -> bool {
     !matches!(kind, Kind::Swap | Kind::Luks | Kind::LvmPhysicalVolume | Kind::Mdraid)
 }
 
-fn check_mountable(what: &str, kind: Kind) -> Result<Kind, CliError> {
-    if is_mountable(kind) {
-        return Ok(kind);
+fn check_mountable(part: &PartName, kind: Option<Kind>) -> Result<Kind, CliError> {
+    match kind {
+        Some(kind) if is_mountable(kind) => Ok(kind),
+        Some(kind) => Err(refused(format!("{part} holds {}, which is no file system", kind.name()))),
+        None => Err(refused(format!("there is no file system in {part} that is known here"))),
     }
-    let sentence = format!("{what} holds {}, which is no file system", kind.name());
-    Err(CliError::refused(RefusalKind::InvalidInput, sentence))
+}
+
+fn refused(sentence: String) -> CliError {
+    CliError::refused(RefusalKind::InvalidInput, sentence)
 }
 
 pub fn umount(args: &FilesUmountArgs) -> Result<(), CliError> {

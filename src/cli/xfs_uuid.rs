@@ -7,6 +7,7 @@ use clap::Args;
 use super::error::CliError;
 use super::mounted::Mounted;
 use super::output;
+use crate::contents::PartName;
 use crate::control::{Accepted, Command, XfsUuidArgs, xfs_uuid_request};
 use crate::operations::{XfsUuidChange, change_xfs_uuid_of_file, is_path};
 
@@ -22,6 +23,7 @@ Examples:
   amberfs xfs-uuid scratch/try
   amberfs xfs-uuid rbd/myvol-restored --dry-run
   amberfs xfs-uuid ./disk.raw --partition 3 --uuid 4c9e6d1e-2f0b-4a0e-9d0a-0c6a86c1b3de
+  amberfs xfs-uuid scratch/try --partition 3 --lv root
   amberfs xfs-uuid /dev/loop0")]
 pub struct XfsUuidCommand {
     #[command(flatten)]
@@ -46,22 +48,22 @@ fn text(changes: &[XfsUuidChange], dry_run: bool) -> String {
     let line = |change: &XfsUuidChange| {
         let log = if change.is_log_dirty { "its log is to be replayed" } else { "its log is clean" };
         let what = format!("{} groups, {} log records, {log}", change.groups, change.log_records);
-        let place = change.partition.map(|number| number.to_string());
-        described(place.as_deref(), &change.old_uuid.to_string(), &change.new_uuid.to_string(), dry_run)
+        described(&change.part, &change.old_uuid.to_string(), &change.new_uuid.to_string(), dry_run)
             + &format!(" ({what})\n")
     };
     changes.iter().map(line).collect()
 }
 
-/// The answer has `partition`, `old_uuid` and `new_uuid` for each file system, one behind the other.
+/// The answer has `partition`, `lv`, `old_uuid` and `new_uuid` for each file system, one behind the other.
 fn text_of_answer(accepted: &Accepted, dry_run: bool) -> String {
-    let (mut partition, mut old, mut text) = (None, "", String::new());
+    let (mut part, mut old, mut text) = (PartName::default(), "", String::new());
     for (key, value) in accepted.pairs() {
         match key {
-            "partition" => partition = Some(value),
+            "partition" => part.partition = value.parse().ok(),
+            "lv" => part.logical_volume = Some(value.into()),
             "old_uuid" => old = value,
             "new_uuid" => {
-                text += &described(partition.take(), old, value, dry_run);
+                text += &described(&std::mem::take(&mut part), old, value, dry_run);
                 text.push('\n');
             }
             _ => {}
@@ -70,8 +72,8 @@ fn text_of_answer(accepted: &Accepted, dry_run: bool) -> String {
     text
 }
 
-fn described(partition: Option<&str>, old: &str, new: &str, dry_run: bool) -> String {
-    let place = partition.map(|number| format!("partition {number}: ")).unwrap_or_default();
+fn described(part: &PartName, old: &str, new: &str, dry_run: bool) -> String {
+    let place = if *part == PartName::default() { String::new() } else { format!("{part}: ") };
     match dry_run {
         // Without --uuid it is a random one, another one each time.
         true => format!("{place}{old} would become {new}"),

@@ -97,7 +97,10 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub force: bool,
 
-    /// Give each XFS, bare or in a partition, a new UUID on the way, so that it mounts beside its original
+    /// Give each XFS, bare, in a partition or in a logical volume of LVM, a new UUID on the way, so that it mounts beside
+    /// its original
+    ///
+    /// Logical volumes that are thin, mirrored, snapshots, or on several physical volumes stay as they are.
     #[arg(long)]
     pub new_xfs_uuid: bool,
 }
@@ -115,6 +118,10 @@ pub struct XfsUuidArgs {
     /// Only the file system in this partition (default: the disk itself, or every XFS in its partitions)
     #[arg(long, value_name = "N")]
     pub partition: Option<u32>,
+
+    /// Only the file system in this logical volume of LVM, in the partition or wherever there is one of this name
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub lv: Option<String>,
 
     /// Say what would be done, and change nothing
     #[arg(long)]

@@ -7,6 +7,7 @@ use super::{
     ScratchArgs, SetArgs, XfsUuidArgs, parse_lines,
 };
 use crate::catalog::BackupStatus;
+use crate::contents::PartName;
 use crate::operations::{
     BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, ScratchRequest,
     SetRequest, XfsUuidChange, XfsUuidRequest,
@@ -90,9 +91,8 @@ impl Commands {
                 let volume = format!("{}/{}", accepted.source, accepted.volume);
                 let answer = Accepted::new().with("backup", accepted.backup).with("job", accepted.job);
                 let answer = answer.with("volume", volume);
-                Ok(accepted.xfs_uuids.iter().fold(answer, |answer, (partition, uuid)| match partition {
-                    None => answer.with("xfs_uuid", uuid),
-                    Some(number) => answer.with(&format!("xfs_uuid.{number}"), uuid),
+                Ok(accepted.xfs_uuids.iter().fold(answer, |answer, (part, uuid)| {
+                    answer.with(&format!("xfs_uuid{}", suffix(part)), uuid)
                 }))
             }
             Command::Delete(args) => Ok(deleted(&operations.delete(requester, &delete_requests(args))?)),
@@ -158,13 +158,22 @@ fn deleted(accepted: &[DeleteAccepted]) -> Accepted {
     accepted.iter().fold(Accepted::new(), answer)
 }
 
-/// `partition`, `old_uuid` and `new_uuid` of each file system.
+/// In `xfs_uuid.3.root`, the partition and the logical volume.
+fn suffix(part: &PartName) -> String {
+    let number = part.partition.map(|number| format!(".{number}")).unwrap_or_default();
+    let name = part.logical_volume.as_ref().map(|name| format!(".{name}")).unwrap_or_default();
+    number + &name
+}
+
+/// `partition`, `lv`, `old_uuid` and `new_uuid` of each file system.
 fn changed(changes: &[XfsUuidChange]) -> Accepted {
-    changes.iter().fold(Accepted::new(), |answer, change| {
-        let answer = match change.partition {
-            Some(number) => answer.with("partition", number),
-            None => answer,
-        };
+    changes.iter().fold(Accepted::new(), |mut answer, change| {
+        if let Some(number) = change.part.partition {
+            answer = answer.with("partition", number);
+        }
+        if let Some(name) = &change.part.logical_volume {
+            answer = answer.with("lv", name);
+        }
         answer.with("old_uuid", change.old_uuid).with("new_uuid", change.new_uuid)
     })
 }
@@ -202,6 +211,7 @@ pub fn xfs_uuid_request(args: &XfsUuidArgs) -> XfsUuidRequest {
         target: args.target.clone(),
         uuid: args.uuid,
         partition: args.partition,
+        logical_volume: args.lv.clone(),
         dry_run: args.dry_run,
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn of_xfs_uuid(args: &XfsUuidArgs) -> Vec<String> {
     let mut words = Words::default();
     words.option("--uuid", args.uuid.map(|uuid| uuid.to_string()).as_deref());
     words.option("--partition", args.partition.map(|number| number.to_string()).as_deref());
+    words.option("--lv", args.lv.as_deref());
     words.flag("--dry-run", args.dry_run);
     words.finish([&args.target])
 }

@@ -29,6 +29,7 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::Refused { kind } => errno_of_refusal(*kind),
         VfsError::Open { .. }
         | VfsError::Read { .. }
+        | VfsError::Part { .. }
         | VfsError::Scratch { .. }
         | VfsError::Events { .. }
         | VfsError::Record { .. } => Errno::EIO,

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::access::not_authorized;
 use super::refusal::{sentence, unreadable};
 use super::{Operations, Requester};
-use crate::contents::{self, ContentsError, Kind};
+use crate::contents::{self, ContentsError, DiskContents, Kind, PartName, Place};
 use crate::source::VolumeWriter;
-use crate::sysio::device::{self, ReadAt, Window, WriteAt};
+use crate::sysio::device::{self, ReadAt, WriteAt};
 use crate::sysio::exclusive;
 use crate::sysio::patched::Patched;
 use crate::types::{ByteRange, Refusal, RefusalKind};
@@ -32,6 +32,8 @@ pub struct XfsUuidRequest {
     pub uuid: Option<Uuid>,
     /// Without it, the disk itself, or every XFS in its partitions.
     pub partition: Option<u32>,
+    /// A logical volume of LVM, on the partition or, without one, wherever there is one of this name.
+    pub logical_volume: Option<String>,
     /// Say what would be done, and change nothing.
     pub dry_run: bool,
 }
@@ -39,7 +41,7 @@ pub struct XfsUuidRequest {
 /// One file system that has, or would get, another UUID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XfsUuidChange {
-    pub partition: Option<u32>,
+    pub part: PartName,
     pub old_uuid: Uuid,
     pub new_uuid: Uuid,
     pub groups: u32,
@@ -48,12 +50,11 @@ pub struct XfsUuidChange {
     pub is_log_dirty: bool,
 }
 
-/// Where an XFS lies in a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    partition: Option<u32>,
-    start: u64,
-    length: u64,
+/// An XFS in a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FoundXfs {
+    part: PartName,
+    place: Place,
 }
 
 impl Operations {
@@ -105,10 +106,10 @@ pub fn change_xfs_uuid_of_file(path: &Path, request: &XfsUuidRequest) -> Result<
 }
 
 fn change_within(disk: &dyn WriteAt, request: &XfsUuidRequest) -> Result<Vec<XfsUuidChange>, Refusal> {
-    let places = places(&disk, request.partition)?;
-    if request.uuid.is_some() && places.len() > 1 {
+    let chosen = chosen(&look_into(&disk)?, request)?;
+    if request.uuid.is_some() && chosen.len() > 1 {
         let numbers: Vec<_> =
-            places.iter().filter_map(|place| place.partition).map(|n| n.to_string()).collect();
+            chosen.iter().filter_map(|xfs| xfs.part.partition).map(|n| n.to_string()).collect();
         let sentence = format!(
             "there is an XFS in partitions {}, and two cannot have one UUID; choose with --partition",
             numbers.join(", ")
@@ -117,21 +118,21 @@ fn change_within(disk: &dyn WriteAt, request: &XfsUuidRequest) -> Result<Vec<Xfs
     }
     // All are looked at before the first one is changed.
     let mut planned = Vec::new();
-    for place in places {
+    for xfs in chosen {
         let new = request.uuid.unwrap_or_else(Uuid::new_v4);
-        let window = Window::new(disk, place.start, place.length);
-        planned.push((place, new, xfs::plan(&window, new).map_err(|error| refused(place, error))?));
+        let device = xfs.place.of(disk);
+        let plan = xfs::plan(&device, new).map_err(|error| refused(&xfs.part, error))?;
+        planned.push((xfs, new, plan));
     }
     let mut changes = Vec::new();
-    for (place, new, mut plan) in planned {
+    for (FoundXfs { part, place }, new, mut plan) in planned {
         if !request.dry_run {
-            let window = Window::new(disk, place.start, place.length);
             let old = plan.old_uuid;
-            plan = xfs::change(&window, new).map_err(|error| refused(place, error))?;
+            plan = xfs::change(&place.of(disk), new).map_err(|error| refused(&part, error))?;
             plan.old_uuid = old;
         }
         changes.push(XfsUuidChange {
-            partition: place.partition,
+            part,
             old_uuid: plan.old_uuid,
             new_uuid: new,
             groups: plan.groups,
@@ -142,79 +143,90 @@ fn change_within(disk: &dyn WriteAt, request: &XfsUuidRequest) -> Result<Vec<Xfs
     Ok(changes)
 }
 
-/// Finds the file systems that are meant: that of a partition, or the disk itself, or all in its partitions.
-fn places(disk: &dyn ReadAt, partition: Option<u32>) -> Result<Vec<Place>, Refusal> {
-    let whole = Place { partition: None, start: 0, length: disk.size_bytes() };
-    let table = match contents::partitions(disk) {
-        Ok(table) => table,
-        Err(ContentsError::Io(error)) => return Err(unreadable(error)),
-        Err(error) => return Err(invalid(sentence(&error))),
-    };
-    let Some(table) = table else {
-        if let Some(number) = partition {
+fn look_into(disk: &dyn ReadAt) -> Result<DiskContents, Refusal> {
+    contents::look_into(disk).map_err(|error| match error {
+        ContentsError::Io(error) => unreadable(error),
+        error => invalid(sentence(&error)),
+    })
+}
+
+/// Finds the file systems that are meant: that of a logical volume, of a partition, or the disk itself, or all in its
+/// partitions.
+fn chosen(disk: &DiskContents, request: &XfsUuidRequest) -> Result<Vec<FoundXfs>, Refusal> {
+    let part = match (request.partition, request.logical_volume.as_deref()) {
+        (Some(number), _) if disk.table.is_none() => {
             return Err(invalid(format!("it has no partition table, and so no partition {number}")));
         }
-        check_xfs(disk, whole)?;
-        return Ok(vec![whole]);
+        (partition, Some(name)) => disk.find_logical_volume(partition, name).map_err(invalid)?,
+        (None, None) if disk.table.is_some() => {
+            let found = every_xfs(disk, |part| part.logical_volume.is_none())?;
+            return match found.is_empty() {
+                true => Err(invalid(format!(
+                    "there is no XFS in its partitions; see partitions/table.json{}",
+                    choose_a_logical_volume(disk, None)
+                ))),
+                false => Ok(found),
+            };
+        }
+        (partition, None) => PartName { partition, logical_volume: None },
     };
+    let Some(place) = disk.place(&part) else {
+        return Err(invalid(format!("there is no {part}; see partitions/table.json")));
+    };
+    check_xfs(disk, &part)?;
+    Ok(vec![FoundXfs { part, place }])
+}
+
+fn every_xfs(disk: &DiskContents, is_meant: impl Fn(&PartName) -> bool) -> Result<Vec<FoundXfs>, Refusal> {
     let mut found = Vec::new();
-    for one in &table.partitions {
-        let place = Place { partition: Some(one.number), start: one.start, length: one.length };
-        match partition {
-            Some(number) if number == one.number => {
-                check_xfs(disk, place)?;
-                return Ok(vec![place]);
-            }
-            Some(_) => {}
-            None if is_xfs(disk, place)? => found.push(place),
-            None => {}
+    for part in disk.parts() {
+        if !is_meant(&part.name) {
+            continue;
+        }
+        if let Err(error) = part.identified {
+            return Err(unreadable(io::Error::new(error.kind(), error.to_string())));
+        }
+        if part.kind() == Some(Kind::Xfs)
+            && let Some(place) = disk.place(&part.name)
+        {
+            found.push(FoundXfs { part: part.name, place });
         }
     }
-    match (partition, found.is_empty()) {
-        (Some(number), _) => {
-            Err(invalid(format!("there is no partition {number}; see partitions/table.json")))
-        }
-        (None, true) => {
-            Err(invalid("there is no XFS in its partitions; see partitions/table.json".to_owned()))
-        }
-        (None, false) => Ok(found),
-    }
+    Ok(found)
 }
 
-fn is_xfs(disk: &dyn ReadAt, place: Place) -> Result<bool, Refusal> {
-    Ok(content(disk, place)?.is_some_and(|kind| kind == Kind::Xfs))
-}
-
-fn content(disk: &dyn ReadAt, place: Place) -> Result<Option<Kind>, Refusal> {
-    let window = Window::new(disk, place.start, place.length);
-    Ok(contents::identify(&window).map_err(unreadable)?.map(|content| content.kind))
-}
-
-fn check_xfs(disk: &dyn ReadAt, place: Place) -> Result<(), Refusal> {
-    let advice = match content(disk, place)? {
+fn check_xfs(disk: &DiskContents, part: &PartName) -> Result<(), Refusal> {
+    let advice = match disk.content(part).map(|content| content.kind) {
         // Whatever it is said to be, its own check says more.
         Some(Kind::Xfs) | None => return Ok(()),
         Some(Kind::Luks) => {
             "holds LUKS: what is inside is encrypted; unlock it and name the unlocked device".to_owned()
         }
-        Some(Kind::LvmPhysicalVolume) => {
-            "is a physical volume of LVM; activate it and name the logical volume".to_owned()
-        }
+        Some(Kind::LvmPhysicalVolume) => match choose_a_logical_volume(disk, part.partition).as_str() {
+            "" => "is a physical volume of LVM; activate it and name the logical volume".to_owned(),
+            advice => format!("is a physical volume of LVM{advice}"),
+        },
         Some(other) => format!("holds {}, not XFS", other.name()),
     };
-    Err(invalid(format!("{} {advice}; nothing was changed", place.name())))
+    Err(invalid(format!("{part} {advice}; nothing was changed")))
 }
 
-impl Place {
-    fn name(self) -> String {
-        self.partition.map_or_else(|| "the disk".to_owned(), |number| format!("partition {number}"))
+/// Advice that names the logical volumes that can be read, of a partition or of all; empty where there are none.
+fn choose_a_logical_volume(disk: &DiskContents, partition: Option<u32>) -> String {
+    let parts = disk.parts();
+    let meant =
+        parts.iter().filter(|part| partition.is_none_or(|number| part.name.partition == Some(number)));
+    let names: Vec<&str> = meant.filter_map(|part| part.name.logical_volume.as_deref()).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("; choose a logical volume with --lv: {}", names.join(", ")),
     }
 }
 
-fn refused(place: Place, error: XfsError) -> Refusal {
+fn refused(part: &PartName, error: XfsError) -> Refusal {
     let kind = if error.is_refusal() { RefusalKind::InvalidInput } else { RefusalKind::Failed };
     let nothing = if error.is_refusal() { "; nothing was changed" } else { "" };
-    Refusal::new(kind, format!("{}: {}{nothing}", place.name(), sentence(&error)))
+    Refusal::new(kind, format!("{part}: {}{nothing}", sentence(&error)))
 }
 
 fn invalid(sentence: String) -> Refusal {
@@ -224,22 +236,31 @@ fn invalid(sentence: String) -> Refusal {
 /// A disk whose XFS have other UUIDs, as a restore writes it. The changes are kept in memory.
 pub(super) struct WithNewUuids {
     disk: Arc<Patched>,
-    found: Vec<(Place, Uuid)>,
+    found: Vec<(FoundXfs, Uuid)>,
 }
 
 impl WithNewUuids {
-    /// Changes each XFS of a disk that is read only. Refused when there is none, or one cannot be changed.
+    /// Changes each XFS of a disk that is read only: that of the disk itself, or those in its partitions, and those in the
+    /// logical volumes that can be read. Refused when there is none, or one cannot be changed.
     ///
     /// The UUIDs follow from `seed`: a restore that goes on after a stop writes the same ones.
     pub(super) fn new(disk: Arc<dyn ReadAt>, seed: Uuid) -> Result<Self, Refusal> {
-        let places = places(&disk, None)?;
+        let contents = look_into(&disk)?;
+        let mut all = every_xfs(&contents, |_| true)?;
+        if all.is_empty() {
+            if contents.table.is_some() || contents.logical_volumes(None).is_some() {
+                return Err(invalid("there is no XFS in its partitions or logical volumes".to_owned()));
+            }
+            // Says why not, and lets the check of an XFS say more of a disk of which nothing is known.
+            all = chosen(&contents, &XfsUuidRequest::default())?;
+        }
         let disk = Arc::new(Patched::new(disk, PATCHES_BYTES_MAX));
         let mut found = Vec::new();
-        for place in places {
-            let new = uuid_of(seed, place.partition);
-            let window = Window::new(Arc::clone(&disk), place.start, place.length);
-            xfs::change(&window, new).map_err(|error| refused(place, error))?;
-            found.push((place, new));
+        for xfs in all {
+            let new = uuid_of(seed, &xfs.part);
+            let device = xfs.place.of(Arc::clone(&disk));
+            xfs::change(&device, new).map_err(|error| refused(&xfs.part, error))?;
+            found.push((xfs, new));
         }
         Ok(Self { disk, found })
     }
@@ -248,26 +269,27 @@ impl WithNewUuids {
         self.disk.clone()
     }
 
-    /// The new UUIDs, by partition; of a bare file system, without one.
-    pub(super) fn uuids(&self) -> Vec<(Option<u32>, Uuid)> {
-        self.found.iter().map(|(place, uuid)| (place.partition, *uuid)).collect()
+    /// The new UUIDs, and the parts that have them.
+    pub(super) fn uuids(&self) -> Vec<(PartName, Uuid)> {
+        self.found.iter().map(|(xfs, uuid)| (xfs.part.clone(), *uuid)).collect()
     }
 
     /// Reads back from the volume that was written.
     pub(super) fn check(&self, volume: &dyn ReadAt) -> Result<(), Refusal> {
-        for (place, uuid) in &self.found {
-            let window = Window::new(volume, place.start, place.length);
-            xfs::check(&window, *uuid).map_err(|error| refused(*place, error))?;
+        for (FoundXfs { part, place }, uuid) in &self.found {
+            xfs::check(&place.of(volume), *uuid).map_err(|error| refused(part, error))?;
         }
         Ok(())
     }
 }
 
-/// The new UUID of a partition's file system, or of a bare one's, which has the seed itself.
-fn uuid_of(seed: Uuid, partition: Option<u32>) -> Uuid {
-    match partition {
-        None => seed,
-        Some(number) => Uuid::new_v5(&seed, number.to_string().as_bytes()),
+/// The new UUID of a file system. A bare one has the seed itself.
+fn uuid_of(seed: Uuid, part: &PartName) -> Uuid {
+    let number = part.partition.map(|number| number.to_string()).unwrap_or_default();
+    match (&part.logical_volume, part.partition) {
+        (None, None) => seed,
+        (None, Some(_)) => Uuid::new_v5(&seed, number.as_bytes()),
+        (Some(name), _) => Uuid::new_v5(&seed, format!("{number}/{name}").as_bytes()),
     }
 }
 

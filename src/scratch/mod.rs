@@ -237,8 +237,8 @@ fn check_name(name: &str) -> Result<(), ScratchError> {
         _ if name.contains('/') || name.chars().any(char::is_control) => {
             "it holds what a file name cannot hold"
         }
-        _ if name.ends_with(".partitions") || name.ends_with(".json") => {
-            "what ends in .partitions or .json, the tree has beside each scratch image"
+        _ if [".partitions", ".lvm", ".json"].iter().any(|ending| name.ends_with(ending)) => {
+            "what ends in .partitions, .lvm or .json, the tree has beside each scratch image"
         }
         _ => return Ok(()),
     };

@@ -63,11 +63,11 @@ impl Vfs {
             }
             Node::Image(id) => self.image_record(*id).map(|record| self.image(&record)),
             Node::Scratch(id) => self.scratch_attributes(*id),
-            Node::PartitionsFolder(disk) => {
+            Node::PartitionsFolder(disk) | Node::GroupFolder(disk, _) => {
                 let of_disk = self.disk_attributes(*disk)?;
                 Ok(folder(0o550, of_disk.owner, of_disk.time))
             }
-            Node::Partition(disk, number) => self.partition_attributes(*disk, *number),
+            Node::Part(disk, part) => self.part_attributes(*disk, part),
             Node::Inner(inner) => self.inner_attributes(inner),
             Node::Events => Ok(text(self.events.length(), 0o440, operator, self.events.last_at())),
             Node::Control(_) => {
@@ -81,7 +81,8 @@ impl Vfs {
             | Node::Job(_)
             | Node::Quota(_)
             | Node::ScratchInfo(_)
-            | Node::PartitionTable(_) => {
+            | Node::PartitionTable(_)
+            | Node::GroupTable(..) => {
                 let document = self.document(node)?;
                 Ok(text(document.text.len() as u64, document.mode, document.owner, document.time))
             }

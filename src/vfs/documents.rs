@@ -42,11 +42,12 @@ impl Vfs {
             Node::Quota(project) => self.quota(project),
             Node::ScratchInfo(id) => self.scratch_info(*id),
             Node::PartitionTable(disk) => self.partition_table(*disk),
+            Node::GroupTable(disk, partition) => self.group_table(*disk, *partition),
             Node::Events
             | Node::Control(_)
             | Node::Image(_)
             | Node::Scratch(_)
-            | Node::Partition(..)
+            | Node::Part(..)
             | Node::Inner(_) => Err(VfsError::NotFound),
             Node::BackupLink(_) | Node::LatestLink(_) => Err(VfsError::NotFound),
             Node::Root
@@ -59,7 +60,8 @@ impl Vfs {
             | Node::JobsFolder
             | Node::QuotasFolder
             | Node::ScratchFolder
-            | Node::PartitionsFolder(_) => Err(VfsError::IsAFolder),
+            | Node::PartitionsFolder(_)
+            | Node::GroupFolder(..) => Err(VfsError::IsAFolder),
         }
     }
 

@@ -64,6 +64,12 @@ pub enum VfsError {
         source: Arc<StoreError>,
     },
 
+    #[error("a part of an image cannot be read")]
+    Part {
+        #[source]
+        source: io::Error,
+    },
+
     /// A scratch image keeps the size of its backup, as a disk does.
     #[error("its size cannot be changed")]
     FixedSize,

@@ -18,6 +18,7 @@ use super::node::Node;
 use super::owners::Owner;
 use super::viewer::Viewer;
 use super::{Vfs, VfsError};
+use crate::contents::PartName;
 use crate::files::{FileKind, FileMetadata, FilePath, FilePathError, FileTime, FileTree, FilesError};
 use crate::types::BackupId;
 
@@ -28,11 +29,11 @@ const BLOCK_BYTES: u32 = 1 << 17;
 const READ: u16 = 0o444;
 const READ_AND_ENTER: u16 = 0o555;
 
-/// Which file system: that of a bare backup, or that of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which file system: that of a bare backup, of a partition, or of a logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FilesPlace {
     pub backup: BackupId,
-    pub partition: Option<u32>,
+    pub part: PartName,
 }
 
 /// A file, folder or whatever else there is in a file system inside a backup.
@@ -65,19 +66,16 @@ impl Hash for InnerFile {
 }
 
 impl InnerFile {
-    fn identity(&self) -> (FilesPlace, bool, FileKind, Result<u64, &FilePath>) {
+    fn identity(&self) -> (&FilesPlace, bool, FileKind, Result<u64, &FilePath>) {
         let number = self.number.filter(|_| self.kind != FileKind::Folder);
-        (self.place, self.as_root, self.kind, number.ok_or(&self.path))
+        (&self.place, self.as_root, self.kind, number.ok_or(&self.path))
     }
 
     /// Returns the folder that it is in.
     pub(super) fn parent(&self) -> Node {
         match self.path.split_last() {
             Some((path, _)) => Node::Inner(Self { path, kind: FileKind::Folder, ..self.clone() }),
-            None => match self.place.partition {
-                Some(_) => Node::PartitionsFolder(Disk::Backup(self.place.backup)),
-                None => Node::BackupFolder(self.place.backup),
-            },
+            None => Node::folder_of_part(Disk::Backup(self.place.backup), &self.place.part),
         }
     }
 
@@ -119,7 +117,7 @@ impl Vfs {
             return Err(VfsError::NotAFolder);
         }
         let child = folder.child(name.as_bytes(), FileKind::File, None)?;
-        let metadata = self.tree(folder.place)?.metadata(&child.path).map_err(reported)?;
+        let metadata = self.tree(&folder.place)?.metadata(&child.path).map_err(reported)?;
         Ok(Node::Inner(InnerFile { kind: metadata.kind, number: metadata.number, ..child }))
     }
 
@@ -129,19 +127,19 @@ impl Vfs {
             // Without a look inside: to list a backup starts no process.
             return Ok(super::attributes::folder(0o550, of_disk.owner, of_disk.time));
         }
-        let metadata = self.tree(inner.place)?.metadata(&inner.path).map_err(reported)?;
+        let metadata = self.tree(&inner.place)?.metadata(&inner.path).map_err(reported)?;
         Ok(attributes(&metadata, inner.as_root))
     }
 
     pub(super) fn inner_link_target(&self, inner: &InnerFile) -> Result<Vec<u8>, VfsError> {
-        Ok(self.tree(inner.place)?.read_link(&inner.path).map_err(reported)?)
+        Ok(self.tree(&inner.place)?.read_link(&inner.path).map_err(reported)?)
     }
 
     pub(super) fn open_inner(&self, inner: &InnerFile) -> Result<OpenInner, VfsError> {
         if inner.kind != FileKind::File {
             return Err(VfsError::NotOpened);
         }
-        let tree = self.tree(inner.place)?;
+        let tree = self.tree(&inner.place)?;
         let image = self.open_image(inner.place.backup)?;
         let size_bytes = tree.metadata(&inner.path).map_err(reported)?.size_bytes;
         Ok(OpenInner { tree, path: inner.path.clone(), size_bytes, image })

@@ -2,6 +2,7 @@
 //! the text of the moment it was opened. Only the events go on.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -11,10 +12,12 @@ use super::files::OpenInner;
 use super::listing::OpenFolder;
 use super::scratch::OpenScratch;
 use crate::catalog::BackupRecord;
+use crate::contents::{Part, Place};
 use crate::image::Image;
 use crate::jobs::EventReader;
 use crate::scratch::ScratchImage;
-use crate::types::{BackupId, ScratchId};
+use crate::sysio::device::{self, ReadAt};
+use crate::types::{BackupId, ByteRange, ScratchId};
 
 /// Something open.
 #[derive(Clone)]
@@ -23,8 +26,8 @@ pub(super) enum Open {
     Text(Arc<str>),
     Events(Arc<EventReader>),
     Control(Arc<OpenControl>),
-    /// A partition of a backup.
-    Partition(Arc<OpenPartition>),
+    /// A partition or a logical volume of a backup.
+    Part(Arc<OpenPart>),
     Scratch(Arc<OpenScratch>),
     /// A file inside a backup.
     Inner(Arc<OpenInner>),
@@ -128,7 +131,7 @@ impl Open {
     fn backup_image(&self) -> Option<&Arc<OpenImage>> {
         match self {
             Self::Image(image) => Some(image),
-            Self::Partition(partition) => Some(&partition.image),
+            Self::Part(part) => Some(&part.image),
             Self::Inner(inner) => Some(inner.image()),
             Self::Text(_) | Self::Events(_) | Self::Control(_) | Self::Scratch(_) | Self::Folder(_) => None,
         }
@@ -145,7 +148,7 @@ impl Open {
             Self::Events(reader) => reader.read(offset, into).map_err(|source| VfsError::Events { source }),
             Self::Control(control) => Ok(control.read(offset, into)),
             Self::Scratch(scratch) => scratch.read(offset, into),
-            Self::Partition(partition) => partition.read(offset, into),
+            Self::Part(part) => part.read(offset, into),
             Self::Inner(inner) => inner.read(offset, into),
             Self::Folder(_) => Err(VfsError::BadHandle { handle }),
         }
@@ -156,7 +159,7 @@ impl Open {
         match self {
             Self::Image(image) => image.seek(offset, seek),
             Self::Scratch(scratch) => scratch.seek(offset, seek),
-            Self::Partition(partition) => partition.seek(offset, seek),
+            Self::Part(part) => part.seek(offset, seek),
             Self::Inner(inner) => inner.seek(offset, seek),
             Self::Text(text) => {
                 let end = text.len() as u64;
@@ -168,36 +171,63 @@ impl Open {
     }
 }
 
-/// A partition of an image that is open.
-pub(super) struct OpenPartition {
+/// A partition or a logical volume of an image that is open.
+pub(super) struct OpenPart {
     image: Arc<OpenImage>,
-    start: u64,
-    end: u64,
+    part: Part<Arc<OpenImage>>,
 }
 
-impl OpenPartition {
-    /// Takes the part of an image that begins at `start`; what would lie behind its end is left out.
-    pub(super) fn new(image: Arc<OpenImage>, start: u64, length: u64) -> Self {
-        let end = start.saturating_add(length).min(image.image.size_bytes());
-        Self { image, start, end }
+impl OpenPart {
+    pub(super) fn new(image: Arc<OpenImage>, place: &Place) -> Self {
+        Self { part: place.of(Arc::clone(&image)), image }
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
-        let from = self.start.saturating_add(offset);
-        let length = usize::try_from(self.end.saturating_sub(from)).unwrap_or(usize::MAX).min(into.len());
-        self.image.read(from, into.get_mut(..length).unwrap_or_default())
+        let length = ByteRange::new(offset, into.len() as u64).below(self.part.size_bytes()).len();
+        let length = usize::try_from(length).unwrap_or(into.len());
+        self.part.read_exact_at(offset, into.get_mut(..length).unwrap_or_default()).map_err(of_image)?;
+        Ok(length)
     }
 
     fn seek(&self, offset: u64, seek: Seek) -> Result<u64, VfsError> {
-        let from = self.start.saturating_add(offset);
-        if from >= self.end {
+        if offset >= self.part.size_bytes() {
             return Err(VfsError::NothingBehind);
         }
-        match (self.image.seek(from, seek), seek) {
-            (Ok(found), _) if found < self.end => Ok(found - self.start),
-            (Ok(_), Seek::Hole) => Ok(self.end - self.start),
-            (Ok(_), Seek::Data) => Err(VfsError::NothingBehind),
-            (Err(error), _) => Err(error),
+        let found = match seek {
+            Seek::Data => self.part.next_data(offset),
+            Seek::Hole => self.part.next_hole(offset).map(Some),
+        };
+        found.map_err(of_image)?.ok_or(VfsError::NothingBehind)
+    }
+}
+
+/// Returns the error that the image gave to a part of it.
+fn of_image(error: io::Error) -> VfsError {
+    error.downcast().unwrap_or_else(|source| VfsError::Part { source })
+}
+
+impl ReadAt for OpenImage {
+    fn size_bytes(&self) -> u64 {
+        self.image.size_bytes()
+    }
+
+    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        device::check_within(self.size_bytes(), offset, into.len(), io::ErrorKind::UnexpectedEof)?;
+        self.read(offset, into).map(drop).map_err(io::Error::other)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match self.seek(offset, Seek::Data) {
+            Ok(found) => Ok(Some(found)),
+            Err(VfsError::NothingBehind) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        match self.seek(offset, Seek::Hole) {
+            Err(VfsError::NothingBehind) => Ok(self.size_bytes()),
+            found => found.map_err(io::Error::other),
         }
     }
 }
@@ -220,8 +250,8 @@ impl OpenImage {
             return Err(VfsError::NothingBehind);
         }
         let found = match seek {
-            Seek::Data => self.image.next_data(offset),
-            Seek::Hole => self.image.next_hole(offset).map(Some),
+            Seek::Data => Image::next_data(&self.image, offset),
+            Seek::Hole => Image::next_hole(&self.image, offset).map(Some),
         };
         found.map_err(|source| self.failed(offset, source))?.ok_or(VfsError::NothingBehind)
     }

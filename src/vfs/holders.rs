@@ -52,7 +52,8 @@ impl Vfs {
             | Node::Quota(_)
             | Node::Scratch(_)
             | Node::ScratchInfo(_)
-            | Node::PartitionsFolder(Disk::Scratch(_)) => self.owners.are_several(),
+            | Node::PartitionsFolder(Disk::Scratch(_))
+            | Node::GroupFolder(Disk::Scratch(_), None) => self.owners.are_several(),
             Node::VolumeFolder(source, volume) => {
                 let holders = self.holders_of_source(source);
                 holders.len() > 1 || holders != self.holders_of_volume(source, volume)
@@ -76,8 +77,11 @@ impl Vfs {
             | Node::QuotasFolder
             | Node::ScratchFolder
             | Node::PartitionsFolder(Disk::Backup(_))
-            | Node::Partition(..)
+            | Node::GroupFolder(Disk::Backup(_), None)
+            | Node::GroupFolder(_, Some(_))
+            | Node::Part(..)
             | Node::PartitionTable(_)
+            | Node::GroupTable(..)
             | Node::Inner(_) => false,
         }
     }

@@ -1,4 +1,4 @@
-//! What is inside a disk: partitions as images of their own, and the files in them.
+//! What is inside a disk: partitions and logical volumes as images of their own, and the files in them.
 //!
 //! A backup's disk never changes, so what was found in it is remembered; a scratch image is looked into each time.
 
@@ -15,20 +15,24 @@ use super::files::FilesPlace;
 use super::handles::HandleTable;
 use super::node::Node;
 use super::{Vfs, VfsError};
-use crate::contents::{self, Content, ContentsError, Partition, Table};
+use crate::contents::{self, Content, ContentsError, DiskContents, PartName, Partition, Place};
 use crate::files::{FileSystemKind, FileTree, FileTrees};
 use crate::repository::Repository;
-use crate::sysio::device::{ReadAt, Window};
+use crate::sysio::device::ReadAt;
 use crate::types::{BackupId, ScratchId};
 
 /// Of so many backups it is remembered what is inside.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// What takes more memory than this, as only LVM metadata of many thousand segments do, is looked for each time.
+const WEIGHT_BYTES_MAX: usize = 64 << 10;
 
 /// So many file systems stay open; processes that read them are fewer.
 const TREES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 const TABLE: &str = "table.json";
 const FILES_ENDING: &str = ".files";
+const GROUP_ENDING: &str = ".lvm";
 
 /// A whole disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,28 +43,40 @@ pub enum Disk {
 
 /// What was found in a disk.
 pub(super) enum Inside {
+    /// It cannot be read.
     Nothing,
-    /// No table: the disk itself is one file system, or whatever else is known of it.
-    Whole(Content),
-    Partitions(Table, Vec<Option<Content>>),
+    Contents(DiskContents),
     /// It has a table that makes no sense.
     BadTable,
 }
 
 impl Inside {
-    fn partition(&self, number: u32) -> Option<(&Partition, Option<&Content>)> {
-        let Self::Partitions(table, found) = self else { return None };
-        let at = table.partitions.iter().position(|partition| partition.number == number)?;
-        Some((table.partitions.get(at)?, found.get(at)?.as_ref()))
+    fn contents(&self) -> Option<&DiskContents> {
+        match self {
+            Self::Contents(contents) => Some(contents),
+            Self::Nothing | Self::BadTable => None,
+        }
     }
 
-    fn file_system(&self, partition: Option<u32>) -> Option<FileSystemKind> {
-        let content = match (partition, self) {
-            (None, Self::Whole(content)) => content,
-            (Some(number), inside) => inside.partition(number)?.1?,
-            _ => return None,
-        };
-        readable_kind(content)
+    fn has_partitions(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Contents(contents) => contents.table.is_some(),
+            Self::BadTable => true,
+        }
+    }
+
+    /// Is the disk itself, or the partition, a physical volume whose group can be read?
+    fn has_group(&self, partition: Option<u32>) -> bool {
+        self.contents().is_some_and(|contents| contents.logical_volumes(partition).is_some())
+    }
+
+    fn file_system(&self, part: &PartName) -> Option<FileSystemKind> {
+        readable_kind(self.contents()?.content(part)?)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.contents().map_or(0, DiskContents::weight_bytes)
     }
 }
 
@@ -97,75 +113,88 @@ impl Vfs {
             Disk::Backup(id) => id,
             Disk::Scratch(id) => {
                 let image = self.scratch_image(id);
-                let inside = image.ok().and_then(|image| look_into(image.as_ref(), &disk));
-                return Arc::new(inside.unwrap_or(Inside::Nothing));
+                return Arc::new(image.map_or(Inside::Nothing, |image| look_into(image.as_ref(), &disk)));
             }
         };
         if let Some(inside) = lock(&self.insides.of_backups).get(&id) {
             return Arc::clone(inside);
         }
         // What cannot be read now is asked for again.
-        let image = self.open_image(id).ok();
-        let Some(inside) = image.and_then(|image| look_into(image.image().as_ref(), &disk)) else {
-            return Arc::new(Inside::Nothing);
-        };
-        let inside = Arc::new(inside);
-        lock(&self.insides.of_backups).put(id, Arc::clone(&inside));
+        let Ok(image) = self.open_image(id) else { return Arc::new(Inside::Nothing) };
+        let inside = Arc::new(look_into(image.image().as_ref(), &disk));
+        let is_read = !matches!(*inside, Inside::Nothing);
+        if is_read && inside.weight_bytes() <= WEIGHT_BYTES_MAX {
+            lock(&self.insides.of_backups).put(id, Arc::clone(&inside));
+        }
         inside
     }
 
-    /// Returns what a backup's folder, or a scratch image, has beside the image itself: the folder of its partitions, or of
-    /// its files.
-    pub(super) fn inside_of_backup(&self, id: BackupId, as_root: bool) -> Vec<(&'static str, Node)> {
-        match &*self.inside(Disk::Backup(id)) {
-            Inside::Partitions(..) | Inside::BadTable => {
-                vec![("partitions", Node::PartitionsFolder(Disk::Backup(id)))]
-            }
-            inside if inside.file_system(None).is_some() => {
-                let place = FilesPlace { backup: id, partition: None };
-                vec![("files", Node::files_root(place, as_root))]
-            }
-            Inside::Nothing | Inside::Whole(_) => Vec::new(),
+    /// Returns what a backup's folder has beside the image itself: the folder of its partitions, or of its files, or of its
+    /// logical volumes.
+    pub(super) fn inside_of_backup(&self, backup: BackupId, as_root: bool) -> Vec<(&'static str, Node)> {
+        let disk = Disk::Backup(backup);
+        let inside = self.inside(disk);
+        let mut children = Vec::new();
+        if inside.has_partitions() {
+            children.push(("partitions", Node::PartitionsFolder(disk)));
         }
+        if inside.has_group(None) {
+            children.push(("lvm", Node::GroupFolder(disk, None)));
+        }
+        let part = PartName::default();
+        if inside.file_system(&part).is_some() {
+            children.push(("files", Node::files_root(FilesPlace { backup, part }, as_root)));
+        }
+        children
     }
 
     pub(super) fn has_partitions(&self, disk: Disk) -> bool {
-        matches!(*self.inside(disk), Inside::Partitions(..) | Inside::BadTable)
+        self.inside(disk).has_partitions()
+    }
+
+    pub(super) fn has_group(&self, disk: Disk, partition: Option<u32>) -> bool {
+        self.inside(disk).has_group(partition)
     }
 
     pub(super) fn partition_children(&self, disk: Disk, as_root: bool) -> Vec<(String, Node)> {
         let inside = self.inside(disk);
-        let Inside::Partitions(table, _) = &*inside else { return Vec::new() };
+        let table = inside.contents().and_then(|contents| contents.table.as_ref());
+        let Some(table) = table else { return Vec::new() };
         let mut children = Vec::new();
         for Partition { number, .. } in &table.partitions {
-            children.push((number.to_string(), Node::Partition(disk, *number)));
-            if let Disk::Backup(backup) = disk
-                && inside.file_system(Some(*number)).is_some()
-            {
-                let place = FilesPlace { backup, partition: Some(*number) };
-                children.push((format!("{number}{FILES_ENDING}"), Node::files_root(place, as_root)));
+            children.extend(part_children(&inside, disk, PartName::partition(*number), as_root));
+            if inside.has_group(Some(*number)) {
+                children.push((format!("{number}{GROUP_ENDING}"), Node::GroupFolder(disk, Some(*number))));
             }
         }
         children.push((TABLE.to_owned(), Node::PartitionTable(disk)));
         children
     }
 
-    pub(super) fn partition_child(&self, disk: Disk, as_root: bool, name: &str) -> Option<Node> {
-        self.partition_children(disk, as_root)
-            .into_iter()
-            .find(|(child, _)| child == name)
-            .map(|(_, node)| node)
-    }
-
-    /// Returns where a partition begins in its disk, and how long it is.
-    pub(super) fn partition_bounds(&self, disk: Disk, number: u32) -> Result<(u64, u64), VfsError> {
+    /// Returns what is in the folder of the logical volumes of a partition, or of the disk itself.
+    pub(super) fn group_children(
+        &self,
+        disk: Disk,
+        partition: Option<u32>,
+        as_root: bool,
+    ) -> Vec<(String, Node)> {
         let inside = self.inside(disk);
-        let (partition, _) = inside.partition(number).ok_or(VfsError::NotFound)?;
-        Ok((partition.start, partition.length))
+        let names = inside.contents().and_then(|contents| contents.logical_volumes(partition));
+        let Some(names) = names else { return Vec::new() };
+        let volumes = names.into_iter().flat_map(|name| {
+            part_children(&inside, disk, PartName::logical_volume(partition, name), as_root)
+        });
+        volumes.chain([(TABLE.to_owned(), Node::GroupTable(disk, partition))]).collect()
     }
 
-    pub(super) fn partition_attributes(&self, disk: Disk, number: u32) -> Result<Attributes, VfsError> {
-        let (_, length) = self.partition_bounds(disk, number)?;
+    /// Returns where a part lies in its disk.
+    pub(super) fn place(&self, disk: Disk, part: &PartName) -> Result<Place, VfsError> {
+        let inside = self.inside(disk);
+        inside.contents().and_then(|contents| contents.place(part)).ok_or(VfsError::NotFound)
+    }
+
+    pub(super) fn part_attributes(&self, disk: Disk, part: &PartName) -> Result<Attributes, VfsError> {
+        let length = self.place(disk, part)?.size_bytes();
         let whole = self.disk_attributes(disk)?;
         // How much of it is allocated would cost a walk over its extents: as much as the disk has, at most.
         let blocks = whole.blocks.min(length.div_ceil(STAT_BLOCK_BYTES));
@@ -181,39 +210,57 @@ impl Vfs {
     }
 
     pub(super) fn partition_table(&self, disk: Disk) -> Result<Document, VfsError> {
-        let inside = self.inside(disk);
-        let Inside::Partitions(table, found) = &*inside else { return Err(VfsError::NotFound) };
-        let text = contents::table_json(table, found);
+        let text = self.inside(disk).contents().and_then(DiskContents::table_json);
+        self.table_document(disk, text)
+    }
+
+    pub(super) fn group_table(&self, disk: Disk, partition: Option<u32>) -> Result<Document, VfsError> {
+        let text = self.inside(disk).contents().and_then(|contents| contents.group_json(partition));
+        self.table_document(disk, text)
+    }
+
+    fn table_document(&self, disk: Disk, text: Option<String>) -> Result<Document, VfsError> {
+        let text = Cow::Owned(text.ok_or(VfsError::NotFound)?);
         let of_disk = self.disk_attributes(disk)?;
-        Ok(Document { text: Cow::Owned(text), mode: 0o440, owner: of_disk.owner, time: of_disk.time })
+        Ok(Document { text, mode: 0o440, owner: of_disk.owner, time: of_disk.time })
     }
 
     /// Opens the file system that is at a place.
-    pub(super) fn tree(&self, place: FilesPlace) -> Result<Arc<FileTree>, VfsError> {
-        if let Some(tree) = lock(&self.insides.trees).get(&place) {
+    pub(super) fn tree(&self, place: &FilesPlace) -> Result<Arc<FileTree>, VfsError> {
+        if let Some(tree) = lock(&self.insides.trees).get(place) {
             return Ok(Arc::clone(tree));
         }
         let disk = Disk::Backup(place.backup);
-        let kind = self.inside(disk).file_system(place.partition).ok_or(VfsError::NotFound)?;
+        let kind = self.inside(disk).file_system(&place.part).ok_or(VfsError::NotFound)?;
         let device = BackupDevice {
             repository: Arc::clone(&self.repository),
             handles: Arc::clone(&self.handles),
             backup: place.backup,
             size_bytes: self.image_record(place.backup)?.size_bytes,
         };
-        let device: Arc<dyn ReadAt> = match place.partition {
-            None => Arc::new(device),
-            Some(number) => {
-                let (start, length) = self.partition_bounds(disk, number)?;
-                Arc::new(Window::new(device, start, length))
-            }
-        };
-        let tree = self.insides.file_trees.open(device, kind);
+        let device = self.place(disk, &place.part)?.of(device);
+        let tree = self.insides.file_trees.open(Arc::new(device), kind);
         let mut trees = lock(&self.insides.trees);
         // Somebody else may have been faster.
-        let tree = Arc::clone(trees.get_or_insert(place, || tree));
+        let tree = Arc::clone(trees.get_or_insert(place.clone(), || tree));
         Ok(tree)
     }
+}
+
+/// Returns the image of a part and, in a backup, the folder of its files.
+fn part_children(inside: &Inside, disk: Disk, part: PartName, as_root: bool) -> Vec<(String, Node)> {
+    let name = match (&part.logical_volume, part.partition) {
+        (Some(name), _) => name.to_string(),
+        (None, number) => number.unwrap_or_default().to_string(),
+    };
+    let mut children = vec![(name.clone(), Node::Part(disk, part.clone()))];
+    if let Disk::Backup(backup) = disk
+        && inside.file_system(&part).is_some()
+    {
+        let files = Node::files_root(FilesPlace { backup, part }, as_root);
+        children.push((format!("{name}{FILES_ENDING}"), files));
+    }
+    children
 }
 
 /// A backup's disk, opened anew for each read: a file system that stays open must not keep the manifests of a backup
@@ -238,31 +285,22 @@ impl ReadAt for BackupDevice {
     }
 }
 
-/// Looks into a disk; `None` when it cannot be read. What makes no sense is told of once here; the rest of the tree goes on.
-fn look_into(device: &dyn ReadAt, disk: &Disk) -> Option<Inside> {
-    let unreadable = |error: &io::Error| tracing::warn!(?disk, %error, "what is inside cannot be read");
-    match contents::partitions(device) {
-        Ok(Some(table)) => {
-            for remark in &table.remarks {
-                tracing::warn!(?disk, remark, "a partition is not as its table says");
+/// Looks into a disk. What makes no sense is told of once here; the rest of the tree goes on.
+fn look_into(device: &dyn ReadAt, disk: &Disk) -> Inside {
+    match contents::look_into(device) {
+        Ok(contents) => {
+            for remark in contents.remarks() {
+                tracing::warn!(?disk, remark, "what is inside is not as it should be");
             }
-            let found = contents::identify_all(device, &table);
-            Some(Inside::Partitions(table, found))
+            Inside::Contents(contents)
         }
-        Ok(None) => match contents::identify(device) {
-            Ok(found) => Some(found.map_or(Inside::Nothing, Inside::Whole)),
-            Err(error) => {
-                unreadable(&error);
-                None
-            }
-        },
-        Err(ContentsError::Io(error)) => {
-            unreadable(&error);
-            None
+        Err(error @ ContentsError::Io(_)) => {
+            tracing::warn!(?disk, %error, "what is inside cannot be read");
+            Inside::Nothing
         }
-        Err(error @ ContentsError::Malformed { .. }) => {
+        Err(error) => {
             tracing::warn!(?disk, %error, "the partition table cannot be read, so there are no partitions");
-            Some(Inside::BadTable)
+            Inside::BadTable
         }
     }
 }

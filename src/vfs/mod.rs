@@ -51,7 +51,7 @@ use crate::source::Sources;
 use crate::sysio::clock;
 use crate::types::{BackupId, ByteRange, Timestamp};
 use control_file::{ControlFiles, OpenControl};
-use handles::{HandleTable, Open, OpenImage, OpenPartition};
+use handles::{HandleTable, Open, OpenImage, OpenPart};
 use inodes::InodeTable;
 use insides::{Disk, Insides};
 use listing::OpenFolder;
@@ -239,7 +239,7 @@ impl Vfs {
     /// Says whether a file can be written to, by anybody: only control files and scratch images can.
     pub fn check_writable(&self, inode: u64) -> Result<(), VfsError> {
         match *self.inodes.node(inode)? {
-            Node::Control(_) | Node::Scratch(_) | Node::Partition(Disk::Scratch(_), _) => Ok(()),
+            Node::Control(_) | Node::Scratch(_) | Node::Part(Disk::Scratch(_), _) => Ok(()),
             _ => Err(VfsError::ReadOnly),
         }
     }
@@ -266,14 +266,13 @@ impl Vfs {
             Node::Scratch(id) => {
                 (Open::Scratch(Arc::new(self.open_scratch(id, None, access)?)), Caching::Direct)
             }
-            Node::Partition(Disk::Scratch(id), number) => {
-                let part = self.partition_bounds(Disk::Scratch(id), number)?;
-                (Open::Scratch(Arc::new(self.open_scratch(id, Some(part), access)?)), Caching::Direct)
+            Node::Part(Disk::Scratch(id), ref part) => {
+                let place = self.place(Disk::Scratch(id), part)?;
+                (Open::Scratch(Arc::new(self.open_scratch(id, Some(place), access)?)), Caching::Direct)
             }
-            Node::Partition(Disk::Backup(id), number) => {
-                let (start, length) = self.partition_bounds(Disk::Backup(id), number)?;
-                let partition = OpenPartition::new(self.open_image(id)?, start, length);
-                (Open::Partition(Arc::new(partition)), Caching::Keep)
+            Node::Part(Disk::Backup(id), ref part) => {
+                let place = self.place(Disk::Backup(id), part)?;
+                (Open::Part(Arc::new(OpenPart::new(self.open_image(id)?, &place))), Caching::Keep)
             }
             Node::Inner(ref inner) => (Open::Inner(Arc::new(self.open_inner(inner)?)), Caching::Keep),
             Node::Events => (Open::Events(Arc::new(self.events.reader())), Caching::Direct),
@@ -329,7 +328,7 @@ impl Vfs {
             Open::Control(control) => control.write(caller, offset, bytes),
             Open::Scratch(scratch) => scratch.write(offset, bytes).map(|()| Written::Stored),
             Open::Image(_)
-            | Open::Partition(_)
+            | Open::Part(_)
             | Open::Inner(_)
             | Open::Text(_)
             | Open::Events(_)
@@ -354,7 +353,7 @@ impl Vfs {
     /// here, as on a block device.
     pub fn check_size(&self, inode: u64, wanted: Option<u64>) -> Result<(), VfsError> {
         let node = self.inodes.node(inode)?;
-        if !matches!(*node, Node::Scratch(_) | Node::Partition(..)) {
+        if !matches!(*node, Node::Scratch(_) | Node::Part(..)) {
             return Ok(());
         }
         match wanted {

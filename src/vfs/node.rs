@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::files::{FilesPlace, InnerFile};
 use super::insides::Disk;
+use crate::contents::PartName;
 use crate::files::{FileKind, FilePath};
 use crate::jobs::JobId;
 use crate::types::{BackupId, ProjectName, ScratchId, SourceName, VolumeName};
@@ -43,9 +44,14 @@ pub enum Node {
     ScratchInfo(ScratchId),
     /// The folder of a disk's partitions.
     PartitionsFolder(Disk),
-    Partition(Disk, u32),
     /// What a disk's partition table says.
     PartitionTable(Disk),
+    /// The folder of the logical volumes that are in a partition, or in the disk itself.
+    GroupFolder(Disk, Option<u32>),
+    /// What LVM's metadata there says.
+    GroupTable(Disk, Option<u32>),
+    /// A partition or a logical volume.
+    Part(Disk, PartName),
     /// A file or folder of a file system inside a backup.
     Inner(InnerFile),
 }
@@ -93,7 +99,8 @@ impl Node {
             | Self::JobsFolder
             | Self::QuotasFolder
             | Self::ScratchFolder
-            | Self::PartitionsFolder(_) => NodeKind::Folder,
+            | Self::PartitionsFolder(_)
+            | Self::GroupFolder(..) => NodeKind::Folder,
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
@@ -106,7 +113,8 @@ impl Node {
             | Self::Quota(_)
             | Self::Scratch(_)
             | Self::ScratchInfo(_)
-            | Self::Partition(..)
+            | Self::Part(..)
+            | Self::GroupTable(..)
             | Self::PartitionTable(_) => NodeKind::File,
             Self::Inner(inner) => inner.kind.into(),
         }
@@ -119,8 +127,8 @@ impl Node {
             Self::SourceFolder(_) => Self::VolumesFolder,
             Self::VolumeFolder(source, _) => Self::SourceFolder(source.clone()),
             Self::BackupFolder(_) => Self::BackupsFolder,
-            Self::PartitionsFolder(Disk::Backup(id)) => Self::BackupFolder(*id),
-            Self::PartitionsFolder(Disk::Scratch(_)) => Self::ScratchFolder,
+            Self::PartitionsFolder(disk) | Self::GroupFolder(disk, None) => Self::folder_of_disk(*disk),
+            Self::GroupFolder(disk, Some(_)) => Self::PartitionsFolder(*disk),
             Self::Inner(inner) => inner.parent(),
             _ => Self::Root,
         }
@@ -151,9 +159,11 @@ impl Node {
             | Self::Scratch(_)
             | Self::ScratchInfo(_)
             | Self::PartitionsFolder(_)
-            | Self::Partition(Disk::Scratch(_), _)
-            | Self::PartitionTable(_) => Duration::ZERO,
-            Self::Partition(Disk::Backup(_), _) => LONG,
+            | Self::PartitionTable(_)
+            | Self::GroupFolder(..)
+            | Self::GroupTable(..)
+            | Self::Part(Disk::Scratch(_), _) => Duration::ZERO,
+            Self::Part(Disk::Backup(_), _) => LONG,
             // Who is root sees another folder there than who is not.
             Self::Inner(inner) if inner.path.is_root() => Duration::ZERO,
             Self::Inner(_) => LONG,
@@ -164,7 +174,7 @@ impl Node {
     pub fn attributes_cached_for(&self) -> Duration {
         match self {
             // An image never changes; that it is gone is found out by its name.
-            Self::Readme | Self::Image(_) | Self::Partition(Disk::Backup(_), _) | Self::Inner(_) => LONG,
+            Self::Readme | Self::Image(_) | Self::Part(Disk::Backup(_), _) | Self::Inner(_) => LONG,
             Self::Root
             | Self::ControlFolder
             | Self::VolumesFolder
@@ -179,7 +189,8 @@ impl Node {
             | Self::ScratchFolder
             | Self::Scratch(_)
             | Self::PartitionsFolder(_)
-            | Self::Partition(Disk::Scratch(_), _) => SHORT,
+            | Self::GroupFolder(..)
+            | Self::Part(Disk::Scratch(_), _) => SHORT,
             // Their length is that of a text which is made anew each time; a control file's is what was written
             // to it in the kernel's opinion, and nothing in ours.
             // Who follows the events with tail looks at their length again and again.
@@ -191,7 +202,24 @@ impl Node {
             | Self::Job(_)
             | Self::Quota(_)
             | Self::ScratchInfo(_)
-            | Self::PartitionTable(_) => Duration::ZERO,
+            | Self::PartitionTable(_)
+            | Self::GroupTable(..) => Duration::ZERO,
+        }
+    }
+
+    /// The folder that the image of a part is in.
+    pub(super) fn folder_of_part(disk: Disk, part: &PartName) -> Self {
+        match (&part.logical_volume, part.partition) {
+            (Some(_), partition) => Self::GroupFolder(disk, partition),
+            (None, Some(_)) => Self::PartitionsFolder(disk),
+            (None, None) => Self::folder_of_disk(disk),
+        }
+    }
+
+    fn folder_of_disk(disk: Disk) -> Self {
+        match disk {
+            Disk::Backup(id) => Self::BackupFolder(id),
+            Disk::Scratch(_) => Self::ScratchFolder,
         }
     }
 

@@ -14,14 +14,19 @@ use super::insides::Disk;
 use super::node::Node;
 use super::viewer::Viewer;
 use super::{Access, Allocation, Vfs, VfsError};
+use crate::contents::{Part, Place};
 use crate::scratch::{About, ScratchError, ScratchImage, Writing};
-use crate::sysio::device::{ReadAt, Window, WriteAt};
+use crate::sysio::device::{ReadAt, WriteAt};
 use crate::types::{BackupId, ByteRange, ProjectName, ScratchId, Timestamp};
 
 /// Behind the name of a scratch image, it is the name of what is known of it.
 const INFO_ENDING: &str = ".json";
 /// And so, of the folder of its partitions.
 const PARTITIONS_ENDING: &str = ".partitions";
+/// And of the folder of its logical volumes, where the disk itself is LVM's.
+const GROUP_ENDING: &str = ".lvm";
+
+type NodeOf = fn(ScratchId) -> Node;
 
 #[derive(Serialize)]
 struct ScratchInfo<'a> {
@@ -37,15 +42,20 @@ struct ScratchInfo<'a> {
 impl Vfs {
     pub(super) fn scratch_called(&self, viewer: &Viewer, name: &str) -> Option<Node> {
         // No scratch image has a name with such an ending.
-        let (name, node): (_, fn(ScratchId) -> Node) =
-            match (name.strip_suffix(INFO_ENDING), name.strip_suffix(PARTITIONS_ENDING)) {
-                (Some(name), _) => (name, Node::ScratchInfo),
-                (_, Some(name)) => (name, |id| Node::PartitionsFolder(Disk::Scratch(id))),
-                (None, None) => (name, Node::Scratch),
-            };
+        let beside: [(_, NodeOf); 3] = [
+            (INFO_ENDING, Node::ScratchInfo),
+            (PARTITIONS_ENDING, |id| Node::PartitionsFolder(Disk::Scratch(id))),
+            (GROUP_ENDING, |id| Node::GroupFolder(Disk::Scratch(id), None)),
+        ];
+        let beside = beside.into_iter().find_map(|(ending, node)| Some((name.strip_suffix(ending)?, node)));
+        let (name, node) = beside.unwrap_or((name, Node::Scratch));
         let image = self.scratch.get(name).ok().filter(|image| self.sees_scratch(viewer, image))?;
         let node = node(image.about().id);
-        let is_there = !matches!(node, Node::PartitionsFolder(disk) if !self.has_partitions(disk));
+        let is_there = match node {
+            Node::PartitionsFolder(disk) => self.has_partitions(disk),
+            Node::GroupFolder(disk, partition) => self.has_group(disk, partition),
+            _ => true,
+        };
         is_there.then_some(node)
     }
 
@@ -60,6 +70,9 @@ impl Vfs {
             children.push((format!("{name}{INFO_ENDING}"), Node::ScratchInfo(*id)));
             if self.has_partitions(disk) {
                 children.push((format!("{name}{PARTITIONS_ENDING}"), Node::PartitionsFolder(disk)));
+            }
+            if self.has_group(disk, None) {
+                children.push((format!("{name}{GROUP_ENDING}"), Node::GroupFolder(disk, None)));
             }
         }
         children
@@ -97,21 +110,20 @@ impl Vfs {
         Ok(Attributes::of_scratch(&image, owner))
     }
 
-    /// Opens a scratch image, or a part of it: a partition.
+    /// Opens a scratch image, or a part of it: a partition or a logical volume.
     pub(super) fn open_scratch(
         &self,
         id: ScratchId,
-        part: Option<(u64, u64)>,
+        part: Option<Place>,
         access: Access,
     ) -> Result<OpenScratch, VfsError> {
         let image = self.scratch_image(id)?;
-        let (start, length) = part.unwrap_or((0, image.size_bytes()));
+        let place = part.unwrap_or_else(|| Place::whole(image.size_bytes()));
         let writing = match access {
             Access::Read => None,
             Access::Write => Some(image.begin_writing().map_err(|error| refused(&error))?),
         };
-        let part = Window::new(Arc::clone(&image), start, length);
-        Ok(OpenScratch { image, part, start, writing })
+        Ok(OpenScratch { part: place.of(Arc::clone(&image)), image, place, writing })
     }
 
     pub(super) fn remove_scratch(&self, caller: Caller, name: &str) -> Result<(), VfsError> {
@@ -141,8 +153,8 @@ fn refused(error: &ScratchError) -> VfsError {
 pub(super) struct OpenScratch {
     image: Arc<ScratchImage>,
     /// What of it was opened.
-    part: Window<Arc<ScratchImage>>,
-    start: u64,
+    part: Part<Arc<ScratchImage>>,
+    place: Place,
     /// Set when it was opened for writing too.
     writing: Option<Writing>,
 }
@@ -185,10 +197,12 @@ impl OpenScratch {
         match allocation {
             Allocation::Reserve if within != range => Err(VfsError::FixedSize),
             Allocation::Zero if within.is_empty() => Ok(()),
-            Allocation::Zero => self
-                .image
-                .discard(ByteRange::new(self.start + within.start(), within.len()))
-                .map_err(|error| self.failed("discard", error)),
+            Allocation::Zero => {
+                let mut runs = self.place.runs(within.start()..within.end()).into_iter();
+                let discarded =
+                    runs.try_for_each(|(start, length)| self.image.discard(ByteRange::new(start, length)));
+                discarded.map_err(|error| self.failed("discard", error))
+            }
             Allocation::Reserve => Ok(()),
         }
     }

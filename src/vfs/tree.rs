@@ -76,7 +76,12 @@ impl Vfs {
                 projects.find(|project| project.as_str() == name).map(|project| Node::Quota(project.clone()))
             }
             Node::ScratchFolder => self.scratch_called(viewer, name),
-            Node::PartitionsFolder(disk) => self.partition_child(*disk, self.sees_as_root(viewer), name),
+            Node::PartitionsFolder(disk) => {
+                called(self.partition_children(*disk, self.sees_as_root(viewer)), name)
+            }
+            Node::GroupFolder(disk, partition) => {
+                called(self.group_children(*disk, *partition, self.sees_as_root(viewer)), name)
+            }
             Node::Readme
             | Node::Status
             | Node::Events
@@ -90,8 +95,9 @@ impl Vfs {
             | Node::Quota(_)
             | Node::Scratch(_)
             | Node::ScratchInfo(_)
-            | Node::Partition(..)
+            | Node::Part(..)
             | Node::PartitionTable(_)
+            | Node::GroupTable(..)
             | Node::Inner(_) => return Err(VfsError::NotAFolder),
         };
         found.ok_or(VfsError::NotFound)
@@ -133,7 +139,10 @@ impl Vfs {
             Node::PartitionsFolder(disk) => {
                 Children::named(self.partition_children(*disk, self.sees_as_root(viewer)))
             }
-            Node::Inner(inner) => Children::Inner(inner.clone(), self.tree(inner.place)?),
+            Node::GroupFolder(disk, partition) => {
+                Children::named(self.group_children(*disk, *partition, self.sees_as_root(viewer)))
+            }
+            Node::Inner(inner) => Children::Inner(inner.clone(), self.tree(&inner.place)?),
             Node::Readme
             | Node::Status
             | Node::Events
@@ -147,8 +156,9 @@ impl Vfs {
             | Node::Quota(_)
             | Node::Scratch(_)
             | Node::ScratchInfo(_)
-            | Node::Partition(..)
-            | Node::PartitionTable(_) => return Err(VfsError::NotAFolder),
+            | Node::Part(..)
+            | Node::PartitionTable(_)
+            | Node::GroupTable(..) => return Err(VfsError::NotAFolder),
         })
     }
 
@@ -239,6 +249,10 @@ fn volume_links(backups: Vec<Arc<BackupRecord>>) -> Vec<(String, Node)> {
 
 fn of_ones_own(is_visible: bool, node: Node) -> Result<Node, VfsError> {
     if is_visible { Ok(node) } else { Err(VfsError::NotYours) }
+}
+
+fn called(children: Vec<(String, Node)>, name: &str) -> Option<Node> {
+    children.into_iter().find(|(child, _)| child == name).map(|(_, node)| node)
 }
 
 fn named(children: &[(&'static str, Node)], name: &str) -> Option<Node> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use amberfs::contents::lvm::{Mapped, volume_group};
-use amberfs::contents::{identify, identify_all, partitions, table_json};
+use amberfs::contents::{identify, identify_all, look_into, partitions, table_json};
 use amberfs::sysio::device::ReadAt;
 
 use super::{Loop, run, sfdisk, sparse, write_at};
@@ -93,6 +93,22 @@ fn look(device: &Counted) {
     }
     let (calls, read) = device.cost();
     assert!(calls <= 4096 && read <= BYTES_MAX, "LVM: {calls} calls, {read} bytes; {}", what());
+    if let Ok(disk) = look_into(device) {
+        for part in disk.parts() {
+            let place = disk.place(&part.name).unwrap();
+            let (opened, length) = (place.of(device), place.size_bytes());
+            assert_eq!(opened.size_bytes(), length);
+            let (data, hole) = (opened.next_data(length / 2).unwrap(), opened.next_hole(length / 2).unwrap());
+            assert_eq!((data, hole), ((length > 0).then_some(length / 2), length));
+            let runs = place.runs(0..length);
+            assert_eq!(runs.iter().map(|(_, length)| length).sum::<u64>(), length);
+            assert!(runs.iter().all(|(start, length)| start + length <= device.size_bytes));
+            let _ = disk.group_json(part.name.partition);
+        }
+        assert!(disk.remarks().len() <= 4096);
+    }
+    let (calls, _) = device.cost();
+    assert!(calls <= 24_000, "the whole disk: {calls} calls; {}", what());
 }
 
 /// Damages bytes: some at random, numbers to extremes, sectors to noise or to each other.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::mapped::{Mapping, Stripes};
-use super::text::{Section, Value};
+use super::text::{Section, Value, start_of};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -121,7 +121,8 @@ impl PhysicalVolume<'_> {
             let kind = segment.text("type").unwrap_or("unknown");
             if kind != "striped" {
                 return Err(format!(
-                    "it has a segment of type {kind}; only linear and striped ones can be shown"
+                    "it has a segment of type {}; only linear and striped ones can be shown",
+                    start_of(kind)
                 ));
             }
             let start = segment.number("start_extent").and_then(|start| start.checked_mul(self.extent_bytes));
@@ -164,7 +165,7 @@ impl PhysicalVolume<'_> {
             return Err("one of its segments is malformed".to_owned());
         };
         if key != self.key {
-            return Err(format!("a part of it lies on another physical volume, {key}"));
+            return Err(format!("a part of it lies on another physical volume, {}", start_of(key)));
         }
         let first = u64::try_from(*first).unwrap_or(u64::MAX);
         let end = first.checked_add(extents).filter(|end| *end <= self.extents);

@@ -9,6 +9,9 @@ const DEPTH_MAX: u32 = 8;
 /// memory of a text that consists of nothing else to some twenty megabytes.
 const ITEMS_MAX: u32 = 200_000;
 
+/// LVM's own words are shorter.
+const WORD_CHARS_MAX: usize = 60;
+
 /// A section with one key takes as much memory as this many numbers in a list.
 const ITEMS_OF_SECTION: u32 = 8;
 
@@ -65,6 +68,12 @@ pub(super) fn parse(text: &str) -> Result<Section, String> {
     parser.section(0)
 }
 
+/// As much of a word of the text as belongs in a sentence: it may be as long as the text.
+pub(super) fn start_of(word: &str) -> &str {
+    let end = word.char_indices().nth(WORD_CHARS_MAX).map_or(word.len(), |(end, _)| end);
+    word.get(..end).unwrap_or_default()
+}
+
 struct Parser<'a> {
     rest: &'a str,
     items: u32,
@@ -90,7 +99,7 @@ impl<'a> Parser<'a> {
             } else if self.take("=") {
                 self.value()?
             } else {
-                return Err(format!("behind {key:?} there is neither '=' nor '{{'"));
+                return Err(format!("behind {:?} there is neither '=' nor '{{'", start_of(key)));
             };
             section.0.insert(key.to_owned(), value);
         }
@@ -205,6 +214,7 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"a {".repeat(100_000)).unwrap_err().contains("nested"));
+        assert!(parse(&"a".repeat(1 << 20)).unwrap_err().len() < 200, "it goes to the log");
         assert!(parse(&format!("a = [{}]", "1,".repeat(500_000))).unwrap_err().contains("too many"));
     }
 }

@@ -239,10 +239,10 @@ proptest! {
             (operand(), optional(), any::<bool>())
                 .prop_map(|(backup, name, keep)| Command::Scratch(ScratchArgs { backup, name, keep }))
                 .boxed(),
-            (operand(), any::<Option<u128>>(), any::<Option<u32>>(), any::<bool>())
-                .prop_map(|(target, uuid, partition, dry_run)| {
+            (operand(), any::<Option<u128>>(), any::<Option<u32>>(), optional(), any::<bool>())
+                .prop_map(|(target, uuid, partition, lv, dry_run)| {
                     let uuid = uuid.map(uuid::Uuid::from_u128);
-                    Command::XfsUuid(XfsUuidArgs { target, uuid, partition, dry_run })
+                    Command::XfsUuid(XfsUuidArgs { target, uuid, partition, lv, dry_run })
                 })
                 .boxed(),
             operand().prop_map(|backup| {

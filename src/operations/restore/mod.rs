@@ -18,6 +18,7 @@ pub(super) use resume::patiently;
 
 use uuid::Uuid;
 
+use crate::contents::PartName;
 use crate::jobs::JobId;
 use crate::types::{BackupId, SourceName, VolumeName};
 
@@ -48,6 +49,6 @@ pub struct RestoreAccepted {
     pub job: JobId,
     pub source: SourceName,
     pub volume: VolumeName,
-    /// The new UUIDs of its XFS, by partition; of a bare file system, without one.
-    pub xfs_uuids: Vec<(Option<u32>, Uuid)>,
+    /// The new UUIDs of its XFS.
+    pub xfs_uuids: Vec<(PartName, Uuid)>,
 }

@@ -100,7 +100,7 @@ fn volumes(device: &Path, offset: u64) -> Vec<Volume> {
 }
 
 /// Runs lvm2 on one device, away from the machine's own volumes and without the kernel's help.
-fn lvm(device: &Path, arguments: &[&str]) -> String {
+pub fn lvm(device: &Path, arguments: &[&str]) -> String {
     let filter = format!("filter=[\"a|^{}$|\",\"r|.*|\"]", device.display());
     let config = format!(
         "devices {{ use_devicesfile=0 scan=[\"/dev\"] {filter} }} backup {{ backup=0 archive=0 }} \
