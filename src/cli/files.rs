@@ -61,12 +61,13 @@ pub struct FilesCatArgs {
 
 /// Copy files and folders out of a backup
 ///
-/// With mode, times and, for root, owners, as cp -a does. Links are copied as links.
+/// With mode, times and, for root, owners, as cp -a does. Links are copied as links. As root, set-user-id files and
+/// device nodes of the guest are copied too: not to where others can reach them.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  amberfs files cp monday:3:/home/alice /tmp/
-  amberfs files cp monday:3:/etc/passwd monday:3:/etc/group /tmp/")]
+  amberfs files cp monday:3:/home/alice .
+  amberfs files cp monday:3:/etc/passwd monday:3:/etc/group /root/restored/")]
 pub struct FilesCopyArgs {
     /// File or folder to copy (repeat for several)
     #[arg(value_name = SPEC, required = true)]
@@ -135,10 +136,12 @@ pub fn cat(mounted: &Mounted, args: &FilesCatArgs) -> Result<(), CliError> {
         let (root, path) = found(mounted, spec)?;
         let path = inside(&root, &path, true)?;
         let failed = |source| CliError::Io { what: "read", path: path.clone(), source };
-        let mut file = File::open(&path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.is_dir() {
-            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        // Looked at before it is opened: to open a pipe would wait for ever.
+        if !fs::symlink_metadata(&path).map_err(failed)?.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is no file with contents");
+            return Err(failed(source));
         }
+        let mut file = File::open(&path).map_err(failed)?;
         match io::copy(&mut file, &mut io::stdout().lock()) {
             // A reader that has enough is no failure.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

@@ -111,17 +111,30 @@ fn mount_scratch(
         (Some(number), None) => format!("{image}.partitions/{number}"),
         (Some(number), Some(name)) => format!("{image}.partitions/{number}.lvm/{name}"),
     };
+    let mut options = OPTIONS.to_owned();
     if kind == Kind::Xfs {
         // The kernel does not mount two of one UUID.
         let target = format!("scratch/{name}");
         let lv = part.logical_volume.map(|name| name.to_string());
         let change = XfsUuidArgs { target, uuid: None, partition: part.partition, lv, dry_run: false };
-        mounted.send_one(control::Command::XfsUuid(change))?;
+        match mounted.send_one(control::Command::XfsUuid(change)) {
+            Ok(_) => {}
+            // The kernel may mount what no UUID can be given, if it does not look at the one that it has.
+            Err(CliError::Refused { sentence, .. }) => {
+                note(&format!("it keeps its UUID: {sentence}"));
+                options.push_str(",nouuid");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if matches!(kind, Kind::Ext2 | Kind::Ext3 | Kind::Ext4) {
+        // A guest's superblock may ask for a panic, and this machine is not to do that.
+        options.push_str(",errors=remount-ro");
     }
     let device = run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file))?;
     let device = device.trim();
     let mounting =
-        run(Command::new("mount").args(["-t", kind.name(), "-o", OPTIONS, "--"]).arg(device).arg(directory));
+        run(Command::new("mount").args(["-t", kind.name(), "-o", &options, "--"]).arg(device).arg(directory));
     // Where it is in use, by the mount, it goes with that.
     let detached = run(Command::new("losetup").args(["--detach", device]));
     mounting?;
@@ -191,7 +204,10 @@ fn described<'a>(parts: impl IntoIterator<Item = &'a FoundPart<'a>>) -> String {
 
 /// Is it a file system, and not something that others are in?
 fn is_mountable(kind: Kind) -> bool {
-    !matches!(kind, Kind::Swap | Kind::Luks | Kind::LvmPhysicalVolume | Kind::Mdraid)
+    !matches!(
+        kind,
+        Kind::Swap | Kind::Luks | Kind::LvmPhysicalVolume | Kind::Mdraid | Kind::BitLocker | Kind::Jbd
+    )
 }
 
 fn check_mountable(part: &PartName, kind: Option<Kind>) -> Result<Kind, CliError> {
@@ -214,9 +230,9 @@ pub fn umount(args: &FilesUmountArgs) -> Result<(), CliError> {
         path: args.directory.clone(),
         source,
     })?;
-    let device = mount_table::device_of(&directory)?
-        .filter(|device| backing_file(device).is_some_and(|file| file.contains(PREFIX)));
-    let Some(device) = device else {
+    let device = mount_table::device_of(&directory)?;
+    let file = device.as_deref().and_then(backing_file).filter(|file| file.contains(PREFIX));
+    let (Some(device), Some(file)) = (device, file) else {
         return Err(failed("nothing that `amberfs files mount` has mounted is there".to_owned()));
     };
     match unmount(&directory, UnmountFlags::NOFOLLOW) {
@@ -228,7 +244,7 @@ pub fn umount(args: &FilesUmountArgs) -> Result<(), CliError> {
         Err(errno) => return Err(failed(errno.to_string())),
     }
     let deadline = Instant::now() + GONE_WITHIN;
-    while backing_file(&device).is_some_and(|file| file.contains(PREFIX)) {
+    while backing_file(&device).as_ref() == Some(&file) {
         if Instant::now() >= deadline {
             let why = format!("it is unmounted, but {} is still in use", device.display());
             return Err(failed(why));

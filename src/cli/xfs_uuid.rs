@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
+use super::mount_table;
 use super::mounted::Mounted;
 use super::output;
 use crate::contents::PartName;
@@ -34,7 +35,10 @@ pub fn run(
     mounted: impl FnOnce() -> Result<Mounted, CliError>,
     args: XfsUuidCommand,
 ) -> Result<(), CliError> {
-    let args = args.command;
+    let mut args = args.command;
+    if let Some(target) = scratch_image_at(&args.target) {
+        args.target = target;
+    }
     if is_path(&args.target) {
         let changes = change_xfs_uuid_of_file(Path::new(&args.target), &xfs_uuid_request(&args))?;
         return output::print(text(&changes, args.dry_run).as_bytes());
@@ -42,6 +46,14 @@ pub fn run(
     let dry_run = args.dry_run;
     let accepted = mounted()?.send_one(Command::XfsUuid(args))?;
     output::print(text_of_answer(&accepted, dry_run).as_bytes())
+}
+
+/// Returns how a scratch image of a running daemon is named that somebody gives the path of: the daemon changes it.
+fn scratch_image_at(target: &str) -> Option<String> {
+    let path = std::fs::canonicalize(Path::new(target).parent()?).ok()?.join(Path::new(target).file_name()?);
+    let mounts = mount_table::amberfs_mounts().ok()?;
+    let name = mounts.iter().find_map(|mount| path.strip_prefix(mount.join("scratch")).ok())?;
+    Some(format!("scratch/{}", name.to_str().filter(|name| !name.contains('/'))?))
 }
 
 fn text(changes: &[XfsUuidChange], dry_run: bool) -> String {

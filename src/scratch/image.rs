@@ -129,6 +129,11 @@ impl ScratchImage {
         self.about.backup_allocated_bytes + self.held_bytes()
     }
 
+    /// How often it was written to since it was opened.
+    pub fn writes(&self) -> u64 {
+        self.overlay.writes()
+    }
+
     /// When it was last written to.
     pub fn changed_at(&self) -> SystemTime {
         self.overlay.changed_at().unwrap_or_else(|_| self.about.created_at.to_system_time())

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -22,6 +23,8 @@ pub(super) struct Overlay {
     data: File,
     map: BlockMap,
     space: Arc<Space>,
+    /// Writes and discards so far.
+    writes: AtomicU64,
     /// Held while blocks are written, with the bytes that this image has taken of the space. Readers need no lock: the
     /// bytes of a block are there before the map says so.
     held_bytes: Mutex<u64>,
@@ -48,12 +51,17 @@ impl Overlay {
         }
         space.take_anyway(held);
         let (held_bytes, syncing) = (Mutex::new(held), Mutex::new(false));
-        Ok(Self { base, data, map, space, held_bytes, syncing })
+        Ok(Self { base, data, map, space, writes: AtomicU64::new(0), held_bytes, syncing })
     }
 
     /// Bytes that were written, in whole blocks.
     pub(super) fn held_bytes(&self) -> u64 {
         *self.writing()
+    }
+
+    /// How often it was written to since it was opened.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Acquire)
     }
 
     /// When something was last written.
@@ -113,6 +121,7 @@ impl Overlay {
         let freed = self.count(&blocks, Place::Scratch)? * BLOCK_BYTES;
         // The map first: what a kill leaves in between is a block of the file that nobody reads.
         self.map.set(blocks.clone(), Place::Zero)?;
+        self.writes.fetch_add(1, Ordering::AcqRel);
         *held = held.saturating_sub(freed);
         self.space.give_back(freed);
         if freed > 0 {
@@ -259,6 +268,7 @@ impl WriteAt for Overlay {
             }
             if new > 0 { self.map.set(blocks.clone(), Place::Scratch) } else { Ok(()) }
         })();
+        self.writes.fetch_add(1, Ordering::AcqRel);
         // A write that failed may have got as far as some of the blocks.
         let taken = match &written {
             Ok(()) => new,

@@ -30,6 +30,9 @@ const WEIGHT_BYTES_MAX: usize = 64 << 10;
 /// So many file systems stay open; processes that read them are fewer.
 const TREES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
+/// So many lines a disk gets in the log.
+const REMARKS_MAX: usize = 20;
+
 const TABLE: &str = "table.json";
 const FILES_ENDING: &str = ".files";
 const GROUP_ENDING: &str = ".lvm";
@@ -93,6 +96,8 @@ fn readable_kind(content: &Content) -> Option<FileSystemKind> {
 /// What is remembered of disks.
 pub(super) struct Insides {
     of_backups: Mutex<LruCache<BackupId, Arc<Inside>>>,
+    /// With the number of writes to the scratch image before the look.
+    of_scratch: Mutex<LruCache<ScratchId, (u64, Arc<Inside>)>>,
     trees: Mutex<LruCache<FilesPlace, Arc<FileTree>>>,
     file_trees: Arc<FileTrees>,
 }
@@ -101,6 +106,7 @@ impl Insides {
     pub(super) fn new(file_trees: Arc<FileTrees>) -> Self {
         Self {
             of_backups: Mutex::new(LruCache::new(REMEMBERED)),
+            of_scratch: Mutex::new(LruCache::new(REMEMBERED)),
             trees: Mutex::new(LruCache::new(TREES)),
             file_trees,
         }
@@ -111,20 +117,36 @@ impl Vfs {
     fn inside(&self, disk: Disk) -> Arc<Inside> {
         let id = match disk {
             Disk::Backup(id) => id,
-            Disk::Scratch(id) => {
-                let image = self.scratch_image(id);
-                return Arc::new(image.map_or(Inside::Nothing, |image| look_into(image.as_ref(), &disk)));
-            }
+            Disk::Scratch(id) => return self.inside_scratch(id),
         };
         if let Some(inside) = lock(&self.insides.of_backups).get(&id) {
             return Arc::clone(inside);
         }
         // What cannot be read now is asked for again.
         let Ok(image) = self.open_image(id) else { return Arc::new(Inside::Nothing) };
-        let inside = Arc::new(look_into(image.image().as_ref(), &disk));
+        let inside = Arc::new(look_into(image.image().as_ref(), &disk, true));
         let is_read = !matches!(*inside, Inside::Nothing);
         if is_read && inside.weight_bytes() <= WEIGHT_BYTES_MAX {
             lock(&self.insides.of_backups).put(id, Arc::clone(&inside));
+        }
+        inside
+    }
+
+    /// Looks again when somebody has written since. What makes no sense is told of at the first look only: the rest is
+    /// the writer's own doing.
+    fn inside_scratch(&self, id: ScratchId) -> Arc<Inside> {
+        let Ok(image) = self.scratch_image(id) else { return Arc::new(Inside::Nothing) };
+        let writes = image.writes();
+        let known = lock(&self.insides.of_scratch).get(&id).cloned();
+        let is_first = known.is_none();
+        if let Some((at, inside)) = known
+            && at == writes
+        {
+            return inside;
+        }
+        let inside = Arc::new(look_into(image.as_ref(), &Disk::Scratch(id), is_first));
+        if inside.weight_bytes() <= WEIGHT_BYTES_MAX {
+            lock(&self.insides.of_scratch).put(id, (writes, Arc::clone(&inside)));
         }
         inside
     }
@@ -285,11 +307,11 @@ impl ReadAt for BackupDevice {
     }
 }
 
-/// Looks into a disk. What makes no sense is told of once here; the rest of the tree goes on.
-fn look_into(device: &dyn ReadAt, disk: &Disk) -> Inside {
+/// Looks into a disk. What makes no sense is told of here, if it is to be; the rest of the tree goes on.
+fn look_into(device: &dyn ReadAt, disk: &Disk, tells: bool) -> Inside {
     match contents::look_into(device) {
         Ok(contents) => {
-            for remark in contents.remarks() {
+            for remark in contents.remarks().into_iter().take(if tells { REMARKS_MAX } else { 0 }) {
                 tracing::warn!(?disk, remark, "what is inside is not as it should be");
             }
             Inside::Contents(contents)
@@ -299,7 +321,9 @@ fn look_into(device: &dyn ReadAt, disk: &Disk) -> Inside {
             Inside::Nothing
         }
         Err(error) => {
-            tracing::warn!(?disk, %error, "the partition table cannot be read, so there are no partitions");
+            if tells {
+                tracing::warn!(?disk, %error, "the partition table cannot be read, so there are no partitions");
+            }
             Inside::BadTable
         }
     }
