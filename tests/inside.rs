@@ -1,5 +1,6 @@
 //! What is inside a disk, through the real daemon and the kernel: partitions, files, other XFS UUIDs. Needs root.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

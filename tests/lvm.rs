@@ -1,5 +1,6 @@
 //! LVM inside backups, without a device mapper: two guests made from one template, looked into side by side. Needs root.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,6 +1,7 @@
 //! docs/recovery.md, as a reader follows it: every command of the page, as it stands, in a mount namespace that has the
 //! folders which the page names. Needs root.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

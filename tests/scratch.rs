@@ -1,6 +1,7 @@
 //! Scratch images through the real daemon and the kernel: writable, bounded, kept if asked, and never a change to
 //! the backup under them. Needs root.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

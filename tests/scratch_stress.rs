@@ -1,6 +1,7 @@
 //! Scratch images under load: fsx and fio on partitions and the whole disk, through loop devices and file systems, over
 //! the daemon's death, and over a limit that is reached. Needs root.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
