@@ -46,7 +46,11 @@ pub const WAYS: &[(&str, &[&str], Way)] = &[
     ("amberfs files mount", &[FULL, MIDDLE], files_mount),
     ("a scratch image, on a loop device", &[FULL, MIDDLE], scratch_disk),
     ("a partition of a scratch image, on a loop device", &[FULL, MIDDLE], scratch_partition),
-    ("restored to RBD, attached as a virtual machine does", &[FULL], restored_volume),
+    (
+        "restored to RBD, given another XFS UUID there, attached as a virtual machine does",
+        &[FULL],
+        restored_volume,
+    ),
     ("restored to RBD with new UUIDs, beside its source", &[MIDDLE], restored_with_new_uuids),
     ("a scratch image that was changed, restored to RBD", &[MIDDLE], restored_from_scratch),
 ];
@@ -176,11 +180,17 @@ fn scratch_partition(world: &World, backup: &Backup, partition: &Partition) -> O
     Some(writable_disk(world, &partitions.join(partition.number.to_string()), &partition.alone()))
 }
 
+/// For what a volume is restored whose XFS then gets another UUID.
+const CHANGED_IN_PLACE: &str = "recovered";
+
 /// Restores to a volume of its own, unless that was done, and attaches it.
 fn restored(world: &World, what: &str, backup: &Backup, purpose: &str) -> Rc<Export> {
     let name = format!("{}-{purpose}-{}", world.volume, backup.name);
     let restore = || {
         world.daemon.restore(&format!("{what} --source restore --name {name}"));
+        if purpose == CHANGED_IN_PLACE {
+            world.daemon.accepted("xfs-uuid", &format!("restore/{name}\n"), "new_uuid");
+        }
         Rc::new(Export::rbd(world.cluster, &name, &world.work().join(&name), true))
     };
     Rc::clone(world.restored.borrow_mut().entry(name.clone()).or_insert_with(restore))
@@ -192,19 +202,24 @@ fn attached(mut shown: Shown, export: Rc<Export>) -> Shown {
     shown
 }
 
+/// A volume that was restored as it is and given another UUID where it lies, through librbd.
 fn restored_volume(world: &World, backup: &Backup, partition: &Partition) -> Option<Shown> {
-    let export = restored(world, &backup.id, backup, "recovered");
-    Some(attached(writable_disk(world, export.file(), partition), export))
+    let export = restored(world, &backup.id, backup, CHANGED_IN_PLACE);
+    Some(mounted_beside_the_source(world, partition, export))
 }
 
 fn restored_with_new_uuids(world: &World, backup: &Backup, partition: &Partition) -> Option<Shown> {
     let export = restored(world, &format!("{} --new-xfs-uuid", backup.id), backup, "renewed");
+    Some(mounted_beside_the_source(world, partition, export))
+}
+
+fn mounted_beside_the_source(world: &World, partition: &Partition, export: Rc<Export>) -> Shown {
     if partition.kind == Kind::Fat {
-        return Some(attached(shown_fat(world, export.file(), partition), export));
+        return attached(shown_fat(world, export.file(), partition), export);
     }
     // The source's XFS is mounted by the guest: without a UUID of its own, this one could not be.
     let mounted = partition.mount(export.file(), &look_folder(world, partition), "rw");
-    Some(attached(Shown::mounted(mounted), export))
+    attached(Shown::mounted(mounted), export)
 }
 
 const REPAIRED: &str = "repaired";
