@@ -103,6 +103,12 @@ pub enum Refused {
     )]
     LoggedUuid { block: u64 },
 
+    #[error(
+        "a superblock logged at block {block} of the log names {groups} allocation groups, and the device has room for {room}: \
+         find the whole of the device, or run xfs_repair first"
+    )]
+    LoggedGroups { block: u64, groups: u32, room: u32 },
+
     #[error("the log is too tangled ({what}): mount and unmount the file system first")]
     LogTangled { what: &'static str },
 

@@ -80,6 +80,8 @@ pub(super) struct Superblock {
     pub(super) sector: Vec<u8>,
     pub(super) version: u16,
     pub(super) groups: u32,
+    /// How many groups, the last one perhaps a short one, the device has room for: so far the file system can grow.
+    pub(super) groups_max: u32,
     pub(super) group_bytes: u64,
     pub(super) log_start: u64,
     /// In blocks of 512 bytes.
@@ -148,7 +150,9 @@ impl Superblock {
             return Err(Refused::Realtime);
         }
         let (log_start, log_blocks) = log_place(&sector, block_bytes, group_blocks, blocks)?;
-        Ok(Self { sector, version, groups, group_bytes, log_start, log_blocks })
+        let room = u32::try_from(device_bytes.div_ceil(group_bytes)).unwrap_or(u32::MAX);
+        let groups_max = room.min(GROUPS_MAX);
+        Ok(Self { sector, version, groups, groups_max, group_bytes, log_start, log_blocks })
     }
 
     pub(super) fn uuid(&self) -> [u8; 16] {
@@ -159,9 +163,9 @@ impl Superblock {
         u8_at(&self.sector, IN_PROGRESS_AT) != 0
     }
 
-    /// Where the superblock of a group is, in bytes.
+    /// Where the superblock of a group is, in bytes; beyond every device where a u64 does not hold it.
     pub(super) fn group_offset(&self, group: u32) -> u64 {
-        u64::from(group) * self.group_bytes
+        u64::from(group).saturating_mul(self.group_bytes)
     }
 
     /// Is this block of 512 bytes where a superblock is, of a group that the file system has or could have after growing?

@@ -6,6 +6,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod exclusive;
 mod hostile;
 mod interrupted;
 mod overlay;

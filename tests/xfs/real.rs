@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use amberfs::sysio::device::ReadAt;
-use amberfs::xfs::{self, Plan};
+use amberfs::xfs::{self, Plan, Refused, XfsError};
 use uuid::Uuid;
 
 use super::overlay::Overlay;
@@ -135,6 +135,12 @@ fn a_log_whose_superblock_is_older_than_its_growth_is_changed_in_all_groups() {
     let (plan, _) = assert_changes(&volume, 4);
     assert_eq!(plan.groups, 7);
     assert_eq!(group_uuids(&volume.folder.path().join("changed"), 7), vec![plan.old_uuid; 7]);
+    // Where the growth does not fit any more, a mount could not replay it.
+    fs::File::options().write(true).open(&volume.path).unwrap().set_len(300 << 20).unwrap();
+    match xfs::plan(&device(&volume.path), Uuid::new_v4()) {
+        Err(XfsError::Refused(Refused::LoggedGroups { groups: 7, room: 4, .. })) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -284,12 +284,22 @@ impl Surveyor<'_> {
                 if let Some(place) = at.checked_sub(GROUPS_AT).and_then(|index| self.groups.get_mut(index)) {
                     *place = byte;
                     if at == GROUPS_AT + 3 {
-                        self.survey.groups = self.survey.groups.max(u32::from_be_bytes(self.groups));
+                        self.note_groups(u32::from_be_bytes(self.groups), block)?;
                     }
                 }
                 self.survey.logged_superblocks += u64::from(at == UUID_AT);
             }
         }
+        Ok(())
+    }
+
+    /// Each of the groups will be looked at: there must not be more of them than a growth can have made.
+    fn note_groups(&mut self, groups: u32, block: u32) -> Result<(), Refused> {
+        let room = self.superblock.groups_max;
+        if groups > room {
+            return Err(Refused::LoggedGroups { block: block.into(), groups, room });
+        }
+        self.survey.groups = self.survey.groups.max(groups);
         Ok(())
     }
 }

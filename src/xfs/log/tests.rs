@@ -6,6 +6,7 @@ use std::io;
 use crate::sysio::device::ReadAt;
 
 use super::super::bytes::put;
+use super::super::error::{Refused, XfsError};
 use super::super::stamp::Stamp;
 use super::super::superblock::{SECTOR_BYTES, Superblock};
 use super::record::{Header, Record};
@@ -16,6 +17,8 @@ const OLD: [u8; 16] = [0xaa; 16];
 const NEW: [u8; 16] = [0xbb; 16];
 const LOG_BLOCKS: u32 = 160;
 const IMAGE_BYTES: usize = 384;
+/// As many as the device has room for, and as the logged superblock names.
+const GROUPS: u32 = 3;
 const START: u8 = 1;
 const COMMIT: u8 = 2;
 const CONTINUES: u8 = 4;
@@ -37,14 +40,23 @@ impl ReadAt for Memory {
 fn superblock() -> Superblock {
     let mut sector = vec![0; SECTOR_BYTES];
     put(&mut sector, 32, &OLD);
-    Superblock { sector, version: 5, groups: 1, group_bytes: 16 << 20, log_start: 0, log_blocks: LOG_BLOCKS }
+    let (groups_max, group_bytes) = (GROUPS, 16 << 20);
+    Superblock {
+        sector,
+        version: 5,
+        groups: 1,
+        groups_max,
+        group_bytes,
+        log_start: 0,
+        log_blocks: LOG_BLOCKS,
+    }
 }
 
 /// What is logged of a superblock: its first three chunks.
 fn image(uuid: [u8; 16]) -> Vec<u8> {
     let mut image: Vec<u8> = (0..IMAGE_BYTES).map(|at| at as u8 | 0x10).collect();
     put(&mut image, 32, &uuid);
-    put(&mut image, 88, &3_u32.to_be_bytes());
+    put(&mut image, 88, &GROUPS.to_be_bytes());
     let (bit, metadata) = if uuid == OLD { (0, [0; 16]) } else { (4, OLD) };
     put(&mut image, 216, &[0, 0, 0, 0x0b | bit]);
     put(&mut image, 248, &metadata);
@@ -167,11 +179,14 @@ fn record(uuid: [u8; 16], first_block: u32, position: u32, operations: &[Vec<u8>
     bytes
 }
 
-fn surveyed(log: &[u8], is_unfinished: bool) -> Survey {
+fn try_survey(log: &[u8], is_unfinished: bool) -> Result<Survey, XfsError> {
     let superblock = superblock();
     let old = Stamp::of(&superblock);
     survey(&Memory(log.to_vec()), &superblock, Transition { old, new: old.with_uuid(NEW), is_unfinished })
-        .unwrap()
+}
+
+fn surveyed(log: &[u8], is_unfinished: bool) -> Survey {
+    try_survey(log, is_unfinished).unwrap()
 }
 
 fn changed(log: &[u8], is_unfinished: bool) -> Vec<u8> {
@@ -245,20 +260,48 @@ fn a_chunk_that_was_not_logged_is_not_changed() {
     // Only the second chunk: the feature bit and the first half of the metadata's UUID.
     let mut description = description();
     put(&mut description, 20, &2_u32.to_le_bytes());
-    let log = |uuid: [u8; 16]| {
-        let header = [&0x5452_414e_u32.to_le_bytes()[..], &[0; 12]].concat();
-        let operations = [
-            operation(7, START, &[]),
-            operation(7, 0, &header),
-            operation(7, 0, &description),
-            operation(7, 0, &image(uuid)[128..256]),
-            operation(7, COMMIT, &[]),
-        ];
-        let mut log = record(uuid, 0, 0, &operations);
-        log.resize(LOG_BLOCKS as usize * BLOCK_BYTES, 0);
-        log
-    };
+    let log = |uuid: [u8; 16]| log_of(uuid, &description, &image(uuid)[128..256]);
     assert!(changed(&log(OLD), false) == log(NEW));
+}
+
+/// A log of one record, with one logged superblock.
+fn log_of(uuid: [u8; 16], description: &[u8], chunks: &[u8]) -> Vec<u8> {
+    let header = [&0x5452_414e_u32.to_le_bytes()[..], &[0; 12]].concat();
+    let operations = [
+        operation(7, START, &[]),
+        operation(7, 0, &header),
+        operation(7, 0, description),
+        operation(7, 0, chunks),
+        operation(7, COMMIT, &[]),
+    ];
+    let mut log = record(uuid, 0, 0, &operations);
+    log.resize(LOG_BLOCKS as usize * BLOCK_BYTES, 0);
+    log
+}
+
+#[test]
+fn a_logged_superblock_with_more_groups_than_the_device_has_room_for_is_refused() {
+    let log = |groups: u32| {
+        let mut image = image(OLD);
+        put(&mut image, 88, &groups.to_be_bytes());
+        log_of(OLD, &description(), &image)
+    };
+    assert_eq!(surveyed(&log(GROUPS), false).groups, GROUPS);
+    for groups in [GROUPS + 1, 1 << 20, u32::MAX] {
+        match try_survey(&log(groups), false) {
+            Err(XfsError::Refused(refused)) => {
+                assert_eq!(refused, Refused::LoggedGroups { block: 0, groups, room: GROUPS });
+            }
+            other => panic!("{groups}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_group_whose_place_no_number_holds_is_beyond_the_device() {
+    let superblock = Superblock { group_bytes: 1 << 40, ..superblock() };
+    let found = superblock.read_group(&Memory(vec![0; 4096]), u32::MAX).unwrap();
+    assert_eq!(found, Err("it lies beyond the end of the device"));
 }
 
 #[test]
