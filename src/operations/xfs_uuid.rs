@@ -95,7 +95,7 @@ pub fn change_xfs_uuid_of_file(path: &Path, request: &XfsUuidRequest) -> Result<
     let device = exclusive::open(path).map_err(|error| {
         let (kind, advice) = match error.kind() {
             io::ErrorKind::NotFound => (RefusalKind::VolumeNotFound, ""),
-            io::ErrorKind::ResourceBusy => (RefusalKind::VolumeInUse, "; unmount and detach it first"),
+            io::ErrorKind::ResourceBusy => (RefusalKind::VolumeInUse, ""),
             io::ErrorKind::InvalidInput => (RefusalKind::InvalidInput, ""),
             io::ErrorKind::PermissionDenied => (RefusalKind::NotAuthorized, ""),
             _ => (RefusalKind::Failed, ""),
