@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use amberfs::files::FileSystemKind;
+use amberfs::files::{FilePath, FileSystemKind};
 
 use crate::compare::{Tells, compare};
 use crate::images::{Workshop, run};
@@ -85,6 +85,41 @@ fn ext3_that_was_cut_off_and_ext2_are_read() {
 #[test]
 fn xfs_is_read_as_the_kernel_reads_it() {
     clean(&["mkfs.xfs", "-q", "-f"], 400 * MIB, FileSystemKind::Xfs, XFS);
+}
+
+#[test]
+fn xfs_with_another_uuid_is_read_with_its_long_links() {
+    for mkfs in [&["mkfs.xfs", "-q", "-f"][..], &["mkfs.xfs", "-q", "-f", "-b", "size=1024"]] {
+        let workshop = Workshop::new();
+        let image = workshop.make(mkfs, 400 * MIB);
+        let mounted = workshop.mount(&image, "loop");
+        for length in [100, 400, 983, 1000, 1023] {
+            let target = "a folder/".repeat(120);
+            std::os::unix::fs::symlink(&target[..length], mounted.folder.join(length.to_string())).unwrap();
+        }
+        drop(mounted);
+        run("xfs_admin", &["-U", "generate", image.to_str().unwrap()]);
+        let mounted = workshop.mount(&image, "loop,ro");
+        assert_eq!(compare(&open(&image, FileSystemKind::Xfs), &mounted.folder, XFS), 5);
+    }
+}
+
+/// The kernel stops listing wherever its buffer is full.
+#[test]
+fn a_listing_goes_on_behind_any_entry() {
+    for (mkfs, kind) in [
+        (&["mkfs.ext4", "-q", "-F"][..], FileSystemKind::Ext),
+        (&["mkfs.xfs", "-q", "-f"], FileSystemKind::Xfs),
+    ] {
+        let workshop = Workshop::new();
+        let image = workshop.make(mkfs, 400 * MIB);
+        let mounted = workshop.mount(&image, "loop");
+        for number in 0..1000 {
+            std::fs::write(mounted.folder.join(format!("file {number}")), "x").unwrap();
+        }
+        drop(mounted);
+        crate::compare::assert_goes_on_anywhere(&open(&image, kind), &FilePath::root());
+    }
 }
 
 #[test]

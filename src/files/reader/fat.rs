@@ -20,6 +20,8 @@ use crate::sysio::device::ReadAt;
 const KNOWN_ENTRIES: usize = 1024;
 const OPEN_FILES: usize = 32;
 const OPEN_FOLDERS: usize = 8;
+/// 2 MiB of 32 bytes each; a chain of clusters that has more leads back into itself.
+const FOLDER_ENTRIES_MAX: u64 = 65_536;
 
 /// What the kernel shows by default.
 const FOLDER_MODE: u16 = 0o755;
@@ -109,6 +111,24 @@ impl FatReader {
         Ok(found)
     }
 
+    /// The entries from a position on. The kernel asks for those behind the last that it had room for, which is seldom
+    /// where a page ended: it is found from the end of the page before.
+    fn entries_from(&mut self, path: &FilePath, from: u64) -> Result<fatfs::DirIter<'static, Disk>, Refusal> {
+        let (at, mut entries) = match self.listings.nearest(path.as_bytes(), from) {
+            Some((at, entries)) => (at, entries.clone()),
+            None => {
+                let entry = self.look_up(path)?;
+                (0, self.folder(entry.as_ref())?.iter())
+            }
+        };
+        for _ in at..from {
+            if entries.next().is_none() {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
     fn folder(&self, entry: Option<&Entry>) -> Result<Dir<'static, Disk>, Refusal> {
         match entry {
             None => Ok(self.file_system.root_dir()),
@@ -123,7 +143,7 @@ fn find(folder: &Dir<'static, Disk>, name: &[u8]) -> Result<Entry, Refusal> {
     let name = str::from_utf8(name).map_err(|_| RefusalKind::NotFound)?;
     let upper = name.to_uppercase();
     let mut similar = None;
-    for entry in folder.iter() {
+    for entry in folder.iter().take(usize::try_from(FOLDER_ENTRIES_MAX).unwrap_or(usize::MAX)) {
         let entry = entry.map_err(refusal)?;
         let found = entry.file_name();
         if found == name {
@@ -169,19 +189,10 @@ impl FileReader for FatReader {
     }
 
     fn list(&mut self, path: &FilePath, from: u64) -> Result<Page, Refusal> {
-        let mut entries = match self.listings.take(path.as_bytes(), from) {
-            Some(entries) => entries,
-            None => {
-                let entry = self.look_up(path)?;
-                let mut entries = self.folder(entry.as_ref())?.iter();
-                for _ in 0..from {
-                    if entries.next().is_none() {
-                        break;
-                    }
-                }
-                entries
-            }
-        };
+        if from > FOLDER_ENTRIES_MAX {
+            return Err(Refusal::damaged("a folder has more entries than FAT has room for"));
+        }
+        let mut entries = self.entries_from(path, from)?;
         let mut page = Page::default();
         let mut position = from;
         while page.has_room() {
@@ -196,9 +207,16 @@ impl FileReader for FatReader {
             };
             position += 1;
             let name = entry.file_name().into_bytes();
-            page.add(FolderEntry { name, kind: entry_kind(&entry), number: None, next: position });
+            let kind = entry_kind(&entry);
+            // Who lists a folder asks for each of its files next.
+            if let Ok(path) = path.join(&name) {
+                self.entries.put(path.as_bytes().to_vec(), entry);
+            }
+            page.add(FolderEntry { name, kind, number: None, next: position });
         }
-        self.listings.put(path.as_bytes(), position, entries);
+        if !self.listings.has(path.as_bytes(), position) {
+            self.listings.put(path.as_bytes(), position, entries);
+        }
         page.next = Some(position);
         Ok(page)
     }
