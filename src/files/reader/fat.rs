@@ -19,7 +19,8 @@ use crate::sysio::device::ReadAt;
 
 const KNOWN_ENTRIES: usize = 1024;
 const OPEN_FILES: usize = 32;
-const OPEN_FOLDERS: usize = 8;
+/// Places in folders: where the last pages begin and end.
+const OPEN_PLACES: usize = 16;
 /// 2 MiB of 32 bytes each; a chain of clusters that has more leads back into itself.
 const FOLDER_ENTRIES_MAX: u64 = 65_536;
 
@@ -86,7 +87,7 @@ impl FatReader {
             file_system: Box::leak(Box::new(file_system)),
             entries: LruCache::new(NonZeroUsize::new(KNOWN_ENTRIES).unwrap_or(NonZeroUsize::MIN)),
             files: Places::new(OPEN_FILES),
-            listings: Places::new(OPEN_FOLDERS),
+            listings: Places::new(OPEN_PLACES),
         })
     }
 
@@ -112,7 +113,7 @@ impl FatReader {
     }
 
     /// The entries from a position on. The kernel asks for those behind the last that it had room for, which is seldom
-    /// where a page ended: it is found from the end of the page before.
+    /// where a page ended: it is found from the beginning of the page before, or its end.
     fn entries_from(&mut self, path: &FilePath, from: u64) -> Result<fatfs::DirIter<'static, Disk>, Refusal> {
         let (at, mut entries) = match self.listings.nearest(path.as_bytes(), from) {
             Some((at, entries)) => (at, entries.clone()),
@@ -126,7 +127,14 @@ impl FatReader {
                 break;
             }
         }
+        self.keep(path, from, entries.clone());
         Ok(entries)
+    }
+
+    fn keep(&mut self, path: &FilePath, position: u64, entries: fatfs::DirIter<'static, Disk>) {
+        if !self.listings.has(path.as_bytes(), position) {
+            self.listings.put(path.as_bytes(), position, entries);
+        }
     }
 
     fn folder(&self, entry: Option<&Entry>) -> Result<Dir<'static, Disk>, Refusal> {
@@ -214,9 +222,7 @@ impl FileReader for FatReader {
             }
             page.add(FolderEntry { name, kind, number: None, next: position });
         }
-        if !self.listings.has(path.as_bytes(), position) {
-            self.listings.put(path.as_bytes(), position, entries);
-        }
+        self.keep(path, position, entries);
         page.next = Some(position);
         Ok(page)
     }
