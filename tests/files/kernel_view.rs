@@ -1,8 +1,9 @@
 //! Every file of an image, compared with the kernel's view of it: clean, and cut off in the middle of work.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use amberfs::files::{FilePath, FileSystemKind};
+use amberfs::files::{FilePath, FileSystemKind, FilesError};
 
 use crate::compare::{Tells, compare};
 use crate::images::{Workshop, run};
@@ -102,6 +103,36 @@ fn xfs_with_another_uuid_is_read_with_its_long_links() {
         let mounted = workshop.mount(&image, "loop,ro");
         assert_eq!(compare(&open(&image, FileSystemKind::Xfs), &mounted.folder, XFS), 5);
     }
+}
+
+#[test]
+fn an_ext4_journal_that_is_elsewhere_and_one_that_is_damaged_are_told_apart() {
+    let workshop = Workshop::new();
+    let image = workshop.make(&["mkfs.ext4", "-q", "-F"], 64 * MIB);
+    let mounted = workshop.mount(&image, "loop");
+    std::fs::write(mounted.folder.join("file"), "x").unwrap();
+    let image = workshop.cut_off(&image, &mounted);
+    drop(mounted);
+    let root = FilePath::root();
+    assert!(
+        open(&image, FileSystemKind::Ext).metadata(&root).is_ok(),
+        "the image is good before it is changed"
+    );
+
+    let changed = |name, at: u64, bytes: &[u8]| {
+        let copy = workshop.copy(&image, name);
+        std::fs::File::options().write(true).open(&copy).unwrap().write_all_at(bytes, at).unwrap();
+        open(&copy, FileSystemKind::Ext).metadata(&root).unwrap_err()
+    };
+    // No inode for it, but a device.
+    let elsewhere = changed("elsewhere", 1024 + 0xe0, &[0, 0, 0, 0, 1, 8, 0, 0]);
+    assert!(matches!(elsewhere, FilesError::Unsupported { .. }), "{elsewhere}");
+    let name = image.to_str().unwrap();
+    let block: u64 = run("debugfs", &["-R", "bmap <8> 0", name]).trim().parse().unwrap();
+    let size = run("dumpe2fs", &["-h", name]);
+    let size = size.lines().find_map(|line| line.strip_prefix("Block size:")).unwrap();
+    let damaged = changed("damaged", block * size.trim().parse::<u64>().unwrap(), &[0; 64]);
+    assert!(matches!(damaged, FilesError::Damaged { .. }), "{damaged}");
 }
 
 /// The kernel stops listing wherever its buffer is full.

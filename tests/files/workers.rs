@@ -208,6 +208,25 @@ fn there_are_never_more_workers_than_allowed_and_idle_ones_end() {
     assert_eq!(stat(&opened[0]).unwrap(), CONTENT_BYTES as u64);
 }
 
+/// A tree may be let go of while another looks for a worker to end: nobody may wait for himself then.
+#[test]
+fn file_systems_are_opened_and_closed_while_others_wait_for_a_place() {
+    let workshop = Workshop::new();
+    let (image, _) = image(&workshop);
+    let trees = FileTrees::new(FileTreesOptions { workers_max: 1, ..options() }).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    let device = Arc::new(FileDevice::open(&image).unwrap());
+                    let tree = trees.open(device, FileSystemKind::Ext);
+                    assert_eq!(stat(&tree).unwrap(), CONTENT_BYTES as u64);
+                }
+            });
+        }
+    });
+}
+
 /// A program that says what a worker says when it is ready, and then does something else.
 fn impostor(workshop: &Workshop, then: &str) -> FileTreesOptions {
     let greeting = concat!("amberfs file-reader ", env!("CARGO_PKG_VERSION"), " 2");
