@@ -114,10 +114,10 @@ fn walk(worker: &mut WorkerProcess, image: &Mutated<'_>, kind: FileSystemKind) -
                     requests.push(Request::Metadata { path });
                 }
             }
-            (Request::Metadata { path }, Answer::Metadata(metadata)) => {
-                if metadata.kind == FileKind::File && metadata.size_bytes > 1 << 20 {
-                    requests.push(Request::Read { path, offset: metadata.size_bytes - 1, length: 10 });
-                }
+            (Request::Metadata { path }, Answer::Metadata(metadata))
+                if metadata.kind == FileKind::File && metadata.size_bytes > 1 << 20 =>
+            {
+                requests.push(Request::Read { path, offset: metadata.size_bytes - 1, length: 10 });
             }
             _ => {}
         }

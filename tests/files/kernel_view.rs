@@ -1,5 +1,6 @@
 //! Every file of an image, compared with the kernel's view of it: clean, and cut off in the middle of work.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -110,7 +111,7 @@ fn an_ext4_journal_that_is_elsewhere_and_one_that_is_damaged_are_told_apart() {
     let workshop = Workshop::new();
     let image = workshop.make(&["mkfs.ext4", "-q", "-F"], 64 * MIB);
     let mounted = workshop.mount(&image, "loop");
-    std::fs::write(mounted.folder.join("file"), "x").unwrap();
+    File::create(mounted.folder.join("file")).unwrap();
     let image = workshop.cut_off(&image, &mounted);
     drop(mounted);
     let root = FilePath::root();
@@ -121,7 +122,7 @@ fn an_ext4_journal_that_is_elsewhere_and_one_that_is_damaged_are_told_apart() {
 
     let changed = |name, at: u64, bytes: &[u8]| {
         let copy = workshop.copy(&image, name);
-        std::fs::File::options().write(true).open(&copy).unwrap().write_all_at(bytes, at).unwrap();
+        File::options().write(true).open(&copy).unwrap().write_all_at(bytes, at).unwrap();
         open(&copy, FileSystemKind::Ext).metadata(&root).unwrap_err()
     };
     // No inode for it, but a device.
@@ -146,7 +147,7 @@ fn a_listing_goes_on_behind_any_entry() {
         let image = workshop.make(mkfs, 400 * MIB);
         let mounted = workshop.mount(&image, "loop");
         for number in 0..1000 {
-            std::fs::write(mounted.folder.join(format!("file {number}")), "x").unwrap();
+            File::create(mounted.folder.join(format!("file {number}"))).unwrap();
         }
         drop(mounted);
         crate::compare::assert_goes_on_anywhere(&open(&image, kind), &FilePath::root());
