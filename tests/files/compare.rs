@@ -45,7 +45,7 @@ pub fn assert_goes_on_anywhere(tree: &FileTree, path: &FilePath) {
                 break;
             }
         }
-        assert_eq!(parts, whole, "in parts of {length}");
+        assert!(parts == whole, "{path} is listed differently in parts of {length}");
     }
 }
 
