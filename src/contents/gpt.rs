@@ -135,8 +135,13 @@ fn partition(
     if number > NUMBER_MAX {
         return Err("Linux numbers partitions up to 255");
     }
-    let sectors = entry.size().map_err(|_| "it ends before it starts")?;
+    if entry.starting_lba == 0 {
+        return Err("it starts in the first sector, which is that of the table");
+    }
     let beyond = "it reaches beyond the end of the disk";
+    // Not by the crate, which adds one to the last number there is.
+    let sectors = entry.ending_lba.checked_sub(entry.starting_lba).ok_or("it ends before it starts")?;
+    let sectors = sectors.checked_add(1).ok_or(beyond)?;
     let start = entry.starting_lba.checked_mul(sector_bytes.into()).ok_or(beyond)?;
     let length = sectors.checked_mul(sector_bytes.into()).ok_or(beyond)?;
     if start.checked_add(length).is_none_or(|end| end > size_bytes) {

@@ -38,11 +38,13 @@ pub enum FilesError {
         limit.as_secs()
     )]
     TimedOut { path: FilePath, limit: Duration },
-    #[error("the file system made its reader fail {failures} times within a minute and is left alone for {} s",
-        wait.as_secs().max(1))]
-    TooManyFailures { failures: usize, wait: Duration },
-    #[error("all {workers} processes that read file systems are busy; try again")]
-    Busy { workers: usize },
+    #[error(
+        "the file system made its reader fail again and again, or take too long, and is left alone for {} s",
+        wait.as_secs().max(1)
+    )]
+    TooManyFailures { wait: Duration },
+    #[error("{why}; try again")]
+    Busy { why: String },
     #[error("the process that reads file systems did not start: {0}")]
     Start(String),
 }

@@ -12,6 +12,7 @@ mod protocol;
 mod reader;
 mod tree;
 mod trees;
+mod turns;
 
 pub use error::FilesError;
 pub use metadata::{DeviceNumber, FileKind, FileMetadata, FileSystemKind, FileTime, FolderEntry};

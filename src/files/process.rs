@@ -33,7 +33,7 @@ pub struct WorkerProcess {
     buffer: Vec<u8>,
 }
 
-/// An answer, and whether the device failed on the way to it.
+/// An answer, and how the device failed on the way to it; that may have been ahead of what was needed.
 pub struct Outcome {
     pub answer: Answer,
     pub device_error: Option<io::Error>,
@@ -79,28 +79,37 @@ impl WorkerProcess {
         self.child.id()
     }
 
-    /// Sends a request, gives the worker what it needs of the device, and takes its answer. After a failure the worker
-    /// is to be dropped. `limit` is the worker's own time, without what the device takes.
+    /// Asks one request. `limit` is the worker's own time, without what the device takes.
     pub fn ask(
         &mut self,
         request: &Request,
         device: &dyn ReadAt,
         limit: Duration,
     ) -> Result<Outcome, WorkerFailure> {
-        let mut clock = Clock::new(limit);
+        self.ask_within(request, device, &mut Clock::new(limit))
+    }
+
+    /// Sends a request, gives the worker what it needs of the device, and takes its answer. After a failure the worker
+    /// is to be dropped.
+    pub(super) fn ask_within(
+        &mut self,
+        request: &Request,
+        device: &dyn ReadAt,
+        clock: &mut Clock,
+    ) -> Result<Outcome, WorkerFailure> {
         let mut conversation = Conversation { needs: 0, bytes: 0, device_error: None };
         let (kind, bytes) = request.encode();
-        let sent = send(&mut Timed { socket: &self.socket, clock: &clock }, kind, &bytes);
+        let sent = send(&mut Timed { socket: &self.socket, clock }, kind, &bytes);
         sent.map_err(|error| self.failure(&error))?;
         loop {
-            let received = receive(&mut Timed { socket: &self.socket, clock: &clock }, &mut self.buffer);
+            let received = receive(&mut Timed { socket: &self.socket, clock }, &mut self.buffer);
             let kind = match received {
                 Ok(Some(kind)) => kind,
                 Ok(None) => return Err(WorkerFailure::Ended(self.how_it_ended())),
                 Err(error) => return Err(self.failure(&error)),
             };
             if kind == NEED {
-                self.serve_need(&mut conversation, device, &mut clock)?;
+                self.serve_need(&mut conversation, device, clock)?;
                 continue;
             }
             let answer = Answer::decode(kind, &self.buffer)
@@ -122,7 +131,7 @@ impl WorkerProcess {
         let (kind, bytes) = match read {
             Ok(()) => (DEVICE_BYTES, self.buffer.as_slice()),
             Err(error) => {
-                conversation.device_error.get_or_insert(error);
+                conversation.device_error = Some(error);
                 (DEVICE_FAILED, [].as_slice())
             }
         };
@@ -172,7 +181,7 @@ fn describe(status: ExitStatus) -> String {
 struct Conversation {
     needs: u64,
     bytes: u64,
-    /// The first one.
+    /// The last one: behind a read ahead that failed comes the one that was needed.
     device_error: Option<io::Error>,
 }
 
@@ -188,26 +197,27 @@ impl Conversation {
     }
 }
 
-/// The time of one request. It stands still while the device is read, but not for ever.
-struct Clock {
+/// The time of one request, or of several that belong together. It stands still while the device is read, but not for
+/// ever.
+pub(super) struct Clock {
     started: Instant,
     limit: Duration,
     paused: Duration,
 }
 
 impl Clock {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { started: Instant::now(), limit, paused: Duration::ZERO }
     }
 
-    fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub(super) fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let from = Instant::now();
         let done = work();
         self.paused += from.elapsed();
         done
     }
 
-    fn remaining(&self) -> io::Result<Duration> {
+    pub(super) fn remaining(&self) -> io::Result<Duration> {
         let patience = self.limit.saturating_mul(DEVICE_PATIENCE - 1).min(self.paused);
         let rest = (self.limit + patience).checked_sub(self.started.elapsed());
         rest.filter(|rest| !rest.is_zero()).ok_or_else(|| io::ErrorKind::TimedOut.into())

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use super::error::FilesError;
 use super::metadata::{FileMetadata, FileSystemKind, FolderEntry};
 use super::path::FilePath;
-use super::process::{Outcome, WorkerFailure};
+use super::process::{Clock, Outcome, WorkerFailure};
 use super::protocol::{Answer, Page, Refusal, RefusalKind, Request, TRANSFER_BYTES_MAX};
 use super::trees::{FileTrees, Worker};
+use super::turns::{Turns, WAITING_MAX};
 use crate::sysio::device::ReadAt;
 
 /// Workers that one file system may lose within `FAILURES_WITHIN`; then it is left alone until the first is forgotten.
+/// One that took too long counts as all of them: five of those would take longer, and hold a thread each time.
 const FAILURES_MAX: usize = 5;
 const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// More than any folder has; a listing of a damaged one ends.
@@ -23,11 +25,13 @@ const CACHE_PART: u64 = 8;
 
 /// The files of one file system, read-only, as of the moment of the backup, with its journal or log replayed.
 ///
-/// One request is answered at a time; others wait.
+/// One request is answered at a time; others wait, but few (`WAITING_MAX`) for one that takes longer than some seconds.
 pub struct FileTree {
     trees: Arc<FileTrees>,
     device: Arc<dyn ReadAt>,
     kind: FileSystemKind,
+    turns: Turns,
+    /// Locked by who has the turn, or has found it free.
     state: Mutex<TreeState>,
 }
 
@@ -36,11 +40,13 @@ struct TreeState {
     worker: Option<Worker>,
     /// When workers were lost, the oldest first.
     failures: VecDeque<Instant>,
+    /// When the last one took too long.
+    timed_out: Option<Instant>,
 }
 
 impl FileTree {
     pub(super) fn new(trees: Arc<FileTrees>, device: Arc<dyn ReadAt>, kind: FileSystemKind) -> Self {
-        Self { trees, device, kind, state: Mutex::default() }
+        Self { trees, device, kind, turns: Turns::default(), state: Mutex::default() }
     }
 
     pub fn kind(&self) -> FileSystemKind {
@@ -49,53 +55,51 @@ impl FileTree {
 
     /// Looks a file up; of a link, the link itself.
     pub fn metadata(&self, path: &FilePath) -> Result<FileMetadata, FilesError> {
-        match self.ask(path, &Request::Metadata { path: path.clone() })? {
-            Answer::Metadata(metadata) => Ok(metadata),
-            _ => Err(self.wrong_answer(path)),
-        }
+        let request = Request::Metadata { path: path.clone() };
+        self.ask(path, &request, &mut self.clock(), |answer| match answer {
+            Answer::Metadata(metadata) => Some(metadata),
+            _ => None,
+        })
     }
 
     /// Visits the entries of a folder, in the order of the file system, from a position on: 0, or the `next` of an
-    /// entry. A position stays good for as long as the image is the same.
+    /// entry. A position stays good for as long as the image is the same. All of it has the time of one request.
     pub fn list(
         &self,
         path: &FilePath,
         from: u64,
         visit: &mut dyn FnMut(FolderEntry) -> ControlFlow<()>,
     ) -> Result<(), FilesError> {
+        let mut clock = self.clock();
         let (mut position, mut count) = (from, 0);
         while count < FOLDER_ENTRIES_MAX {
-            let Page { entries, next, .. } = self.page(path, position)?;
+            let Page { entries, next, .. } = self.page(path, position, &mut clock)?;
             // An empty page counts, too.
             count += entries.len().max(1);
-            for entry in entries {
-                if visit(entry).is_break() {
-                    return Ok(());
-                }
+            if clock.pause(|| entries.into_iter().try_for_each(&mut *visit)).is_break() {
+                return Ok(());
             }
-            match next {
-                None => return Ok(()),
-                Some(next) if next > position => position = next,
-                Some(_) => return Err(self.wrong_answer(path)),
-            }
+            let Some(next) = next else { return Ok(()) };
+            position = next;
         }
         let why = format!("a folder of more than {FOLDER_ENTRIES_MAX} entries");
         Err(FilesError::Damaged { path: path.clone(), why })
     }
 
-    fn page(&self, path: &FilePath, from: u64) -> Result<Page, FilesError> {
-        match self.ask(path, &Request::List { path: path.clone(), from })? {
-            Answer::Page(page) => Ok(page),
-            _ => Err(self.wrong_answer(path)),
-        }
+    fn page(&self, path: &FilePath, from: u64, clock: &mut Clock) -> Result<Page, FilesError> {
+        self.ask(path, &Request::List { path: path.clone(), from }, clock, |answer| match answer {
+            Answer::Page(page) if page.next.is_none_or(|next| next > from) => Some(page),
+            _ => None,
+        })
     }
 
     /// Returns what a link says, at most `PATH_BYTES_MAX` bytes of anything.
     pub fn read_link(&self, path: &FilePath) -> Result<Vec<u8>, FilesError> {
-        match self.ask(path, &Request::ReadLink { path: path.clone() })? {
-            Answer::Target(target) => Ok(target),
-            _ => Err(self.wrong_answer(path)),
-        }
+        let request = Request::ReadLink { path: path.clone() };
+        self.ask(path, &request, &mut self.clock(), |answer| match answer {
+            Answer::Target(target) => Some(target),
+            _ => None,
+        })
     }
 
     /// Fills `into` as far as the file reaches, and returns how much that is. Holes read as zeros.
@@ -105,13 +109,14 @@ impl FileTree {
             let length = rest.len().min(TRANSFER_BYTES_MAX);
             let Some(offset) = offset.checked_add(done as u64) else { break };
             let request = Request::Read { path: path.clone(), offset, length };
-            let Answer::Data(bytes) = self.ask(path, &request)? else { return Err(self.wrong_answer(path)) };
-            let Some(part) = rest.get_mut(..bytes.len()).filter(|part| part.len() <= length) else {
-                return Err(self.wrong_answer(path));
-            };
-            part.copy_from_slice(&bytes);
-            done += bytes.len();
-            if bytes.len() < length {
+            let read = self.ask(path, &request, &mut self.clock(), |answer| {
+                let Answer::Data(bytes) = answer else { return None };
+                let part = rest.get_mut(..length)?.get_mut(..bytes.len())?;
+                part.copy_from_slice(&bytes);
+                Some(bytes.len())
+            })?;
+            done += read;
+            if read < length {
                 break;
             }
         }
@@ -133,14 +138,30 @@ impl FileTree {
         state.worker.take_if(|worker| worker.used <= before)
     }
 
-    fn ask(&self, path: &FilePath, request: &Request) -> Result<Answer, FilesError> {
-        let result = self.ask_worker(&mut self.state(), path, request);
-        self.trees.tell_idle();
-        let outcome = result?;
-        match outcome.answer {
+    /// Asks one request; `accept` returns none of an answer that is none to it. The clock stands still while others are
+    /// waited for.
+    fn ask<T>(
+        &self,
+        path: &FilePath,
+        request: &Request,
+        clock: &mut Clock,
+        accept: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, FilesError> {
+        let turn = clock.pause(|| self.turns.take()).ok_or_else(|| FilesError::Busy {
+            why: format!(
+                "a request to this file system takes long, and {WAITING_MAX} others wait for its end"
+            ),
+        })?;
+        let mut state = self.state();
+        let result = self.ask_worker(&mut state, path, request, clock);
+        let result = result.and_then(|outcome| match outcome.answer {
             Answer::Refused(refusal) => Err(refused(path, refusal, outcome.device_error)),
-            answer => Ok(answer),
-        }
+            answer => accept(answer).ok_or_else(|| state.wrong_answer(path)),
+        });
+        drop(state);
+        drop(turn);
+        self.trees.tell_idle();
+        result
     }
 
     fn ask_worker(
@@ -148,14 +169,20 @@ impl FileTree {
         state: &mut TreeState,
         path: &FilePath,
         request: &Request,
+        clock: &mut Clock,
     ) -> Result<Outcome, FilesError> {
         let limit = self.trees.options().deadline;
         loop {
             let (mut worker, is_new) = match state.worker.take() {
                 Some(worker) => (worker, false),
-                None => (self.start(state, path)?, true),
+                None => (clock.pause(|| self.start(state, path))?, true),
             };
-            let failure = match worker.process.ask(request, &*self.device, limit) {
+            if clock.remaining().is_err() {
+                // Others took the time: the worker is not to blame.
+                state.worker = Some(worker);
+                return Err(FilesError::TimedOut { path: path.clone(), limit });
+            }
+            let failure = match worker.process.ask_within(request, &*self.device, clock) {
                 Ok(outcome) => {
                     worker.used = Instant::now();
                     state.worker = Some(worker);
@@ -164,7 +191,7 @@ impl FileTree {
                 Err(failure) => failure,
             };
             drop(worker);
-            state.failures.push_back(Instant::now());
+            state.count(&failure);
             // One that had answered before may have been ended by somebody else, or have grown: a new one may do it.
             if is_new || !matches!(failure, WorkerFailure::Ended(_)) {
                 return Err(failed(path, failure, limit));
@@ -183,20 +210,16 @@ impl FileTree {
         };
         match worker.process.ask(&open, &*self.device, options.deadline) {
             Ok(Outcome { answer: Answer::Opened, .. }) => Ok(worker),
-            Ok(_) => Err(self.wrong_answer(path)),
+            Ok(_) => Err(state.wrong_answer(path)),
             Err(failure) => {
-                state.failures.push_back(Instant::now());
+                state.count(&failure);
                 Err(failed(path, failure, options.deadline))
             }
         }
     }
 
-    /// A worker that answers another question than it was asked is a worker that went wrong.
-    fn wrong_answer(&self, path: &FilePath) -> FilesError {
-        let mut state = self.state();
-        state.worker = None;
-        state.failures.push_back(Instant::now());
-        FilesError::WorkerEnded { path: path.clone(), how: "answered what it was not asked".to_owned() }
+    fn clock(&self) -> Clock {
+        Clock::new(self.trees.options().deadline)
     }
 
     fn state(&self) -> MutexGuard<'_, TreeState> {
@@ -213,17 +236,29 @@ impl FileTree {
 }
 
 impl TreeState {
+    /// A worker that answers another question than it was asked is a worker that went wrong.
+    fn wrong_answer(&mut self, path: &FilePath) -> FilesError {
+        self.worker = None;
+        self.failures.push_back(Instant::now());
+        FilesError::WorkerEnded { path: path.clone(), how: "answered what it was not asked".to_owned() }
+    }
+
+    fn count(&mut self, failure: &WorkerFailure) {
+        let now = Instant::now();
+        match failure {
+            WorkerFailure::TimedOut => self.timed_out = Some(now),
+            WorkerFailure::Ended(_) | WorkerFailure::Broke(_) => self.failures.push_back(now),
+        }
+    }
+
     fn check_failures(&mut self, now: Instant) -> Result<(), FilesError> {
         while self.failures.front().is_some_and(|at| now.duration_since(*at) >= FAILURES_WITHIN) {
             self.failures.pop_front();
         }
-        match self.failures.front() {
-            Some(first) if self.failures.len() >= FAILURES_MAX => Err(FilesError::TooManyFailures {
-                failures: self.failures.len(),
-                wait: FAILURES_WITHIN.saturating_sub(now.duration_since(*first)),
-            }),
-            _ => Ok(()),
-        }
+        let first = self.failures.front().filter(|_| self.failures.len() >= FAILURES_MAX);
+        let wait = |since: &Instant| FAILURES_WITHIN.saturating_sub(now.duration_since(*since));
+        let wait = first.into_iter().chain(&self.timed_out).map(wait).max().unwrap_or_default();
+        if wait.is_zero() { Ok(()) } else { Err(FilesError::TooManyFailures { wait }) }
     }
 }
 
@@ -238,16 +273,18 @@ fn failed(path: &FilePath, failure: WorkerFailure, limit: Duration) -> FilesErro
 
 fn refused(path: &FilePath, refusal: Refusal, device_error: Option<std::io::Error>) -> FilesError {
     let path = path.clone();
-    match (refusal.kind, device_error) {
-        (RefusalKind::NotFound, None) => FilesError::NotFound { path },
-        (RefusalKind::NotAFolder, None) => FilesError::NotAFolder { path },
-        (RefusalKind::IsAFolder, None) => FilesError::IsAFolder { path },
-        (RefusalKind::NotAFile, None) => FilesError::NotAFile { path },
-        (RefusalKind::NotALink, None) => FilesError::NotALink { path },
-        (RefusalKind::Damaged, None) => FilesError::Damaged { path, why: refusal.why },
-        (RefusalKind::Unsupported, None) => FilesError::Unsupported { why: refusal.why },
-        // Whatever a crate makes of a device that fails, it is no fact about the file system.
-        (_, Some(source)) => FilesError::Device { path, source },
+    match refusal.kind {
+        RefusalKind::NotFound => FilesError::NotFound { path },
+        RefusalKind::NotAFolder => FilesError::NotAFolder { path },
+        RefusalKind::IsAFolder => FilesError::IsAFolder { path },
+        RefusalKind::NotAFile => FilesError::NotAFile { path },
+        RefusalKind::NotALink => FilesError::NotALink { path },
+        RefusalKind::Damaged => FilesError::Damaged { path, why: refusal.why },
+        RefusalKind::Unsupported => FilesError::Unsupported { why: refusal.why },
+        RefusalKind::DeviceFailed => {
+            let unknown = || std::io::Error::other("its reader says so, and nothing more is known");
+            FilesError::Device { path, source: device_error.unwrap_or_else(unknown) }
+        }
     }
 }
 
@@ -269,5 +306,18 @@ mod tests {
         };
         assert_eq!(wait, Duration::from_secs(40));
         assert!(state.check_failures(now + Duration::from_secs(60)).is_ok(), "the first is forgotten");
+    }
+
+    #[test]
+    fn a_file_system_that_makes_its_reader_take_too_long_is_left_alone_at_once_however_long_that_is() {
+        let mut state = TreeState::default();
+        state.count(&WorkerFailure::TimedOut);
+        let now = state.timed_out.unwrap();
+        let wait = match state.check_failures(now + FAILURES_WITHIN / 4) {
+            Err(FilesError::TooManyFailures { wait }) => wait,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait, FAILURES_WITHIN * 3 / 4);
+        assert!(state.check_failures(now + FAILURES_WITHIN).is_ok(), "that is forgotten, too");
     }
 }

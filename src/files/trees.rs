@@ -65,6 +65,8 @@ struct Registry {
 
 struct RegistryState {
     workers: usize,
+    /// Counts what `changed` tells.
+    changes: u64,
     trees: Vec<Weak<FileTree>>,
 }
 
@@ -73,14 +75,15 @@ struct Place(Arc<Registry>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.lock().workers -= 1;
-        self.0.changed.notify_all();
+        let mut state = self.0.lock();
+        state.workers -= 1;
+        self.0.tell(&mut state);
     }
 }
 
 impl FileTrees {
     pub fn new(options: FileTreesOptions) -> io::Result<Arc<Self>> {
-        let state = Mutex::new(RegistryState { workers: 0, trees: Vec::new() });
+        let state = Mutex::new(RegistryState { workers: 0, changes: 0, trees: Vec::new() });
         let registry = Arc::new(Registry { state, changed: Condvar::new() });
         let (keeper, orders) = channel();
         let (registry_of_keeper, options_of_keeper) = (Arc::clone(&registry), options.clone());
@@ -117,9 +120,7 @@ impl FileTrees {
 
     /// To be called when a worker has answered and its tree is free again.
     pub(super) fn tell_idle(&self) {
-        // Under the lock, so that nobody who just saw it busy goes to sleep on it.
-        let _state = self.registry.lock();
-        self.registry.changed.notify_all();
+        self.registry.tell(&mut self.registry.lock());
     }
 
     fn take_place(&self) -> Result<Place, FilesError> {
@@ -130,15 +131,19 @@ impl FileTrees {
                 state.workers += 1;
                 return Ok(Place(Arc::clone(&self.registry)));
             }
-            if let Some(worker) = least_recently_used(&state) {
-                drop(state);
-                drop(worker);
-                state = self.registry.lock();
+            let (seen, trees) = (state.changes, upgraded(&state));
+            drop(state);
+            let ended = least_recently_used(trees).map(drop).is_some();
+            state = self.registry.lock();
+            // Who was busy when it was looked at may be idle by now.
+            if ended || state.changes != seen {
                 continue;
             }
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                return Err(FilesError::Busy { workers: self.options.workers_max });
+                let workers = self.options.workers_max;
+                let why = format!("all {workers} processes that read file systems are busy");
+                return Err(FilesError::Busy { why });
             }
             let waited = self.registry.changed.wait_timeout(state, rest);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -150,11 +155,23 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn tell(&self, state: &mut RegistryState) {
+        state.changes = state.changes.wrapping_add(1);
+        self.changed.notify_all();
+    }
 }
 
-fn least_recently_used(state: &RegistryState) -> Option<Worker> {
-    let trees = state.trees.iter().filter_map(Weak::upgrade);
-    let oldest = trees.filter_map(|tree| Some((tree.idle_since()?, tree))).min_by_key(|(since, _)| *since)?;
+/// Returns the trees, to be dropped without the lock: the last to let go of a tree gives its worker's place back.
+fn upgraded(state: &RegistryState) -> Vec<Arc<FileTree>> {
+    state.trees.iter().filter_map(Weak::upgrade).collect()
+}
+
+fn least_recently_used(trees: Vec<Arc<FileTree>>) -> Option<Worker> {
+    let oldest = trees
+        .into_iter()
+        .filter_map(|tree| Some((tree.idle_since()?, tree)))
+        .min_by_key(|(since, _)| *since)?;
     oldest.1.take_idle_worker(Instant::now())
 }
 
@@ -182,7 +199,7 @@ fn keep(
 
 fn end_idle(registry: &Registry, idle: Duration) {
     let Some(before) = Instant::now().checked_sub(idle) else { return };
-    let trees: Vec<_> = registry.lock().trees.iter().filter_map(Weak::upgrade).collect();
+    let trees = upgraded(&registry.lock());
     for tree in trees {
         drop(tree.take_idle_worker(before));
     }

@@ -370,3 +370,23 @@ fn a_header_that_asks_for_billions_of_entries_is_an_error() {
         assert!(calls < 50 && read < 2 * MIB, "{at}: {calls} calls, {read} bytes");
     }
 }
+
+#[test]
+fn a_partition_that_starts_nowhere_or_takes_all_numbers_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = sparse(folder.path(), "gpt", 4 * MIB);
+    sfdisk(&image, "label: gpt\nsize=1M\nsize=1M\n");
+    let whole = std::fs::read(&image).unwrap();
+    for (first, last) in [(0, u64::MAX), (1, u64::MAX), (0, 4), (u64::MAX, u64::MAX), (9, 8)] {
+        let mut bytes = whole.clone();
+        bytes[1024 + 32..1024 + 40].copy_from_slice(&first.to_le_bytes());
+        bytes[1024 + 40..1024 + 48].copy_from_slice(&last.to_le_bytes());
+        seal_gpt(&mut bytes, 512);
+        let size = bytes.len() as u64;
+        let table = partitions(&Counted::new(bytes, size)).unwrap().unwrap();
+        assert!(!table.from_backup_header);
+        let numbers: Vec<u32> = table.partitions.iter().map(|partition| partition.number).collect();
+        assert_eq!(numbers, [2], "{first} to {last}: {:?}", table.remarks);
+        assert_eq!(table.remarks.len(), 1);
+    }
+}

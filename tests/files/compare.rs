@@ -28,6 +28,27 @@ pub fn entries(tree: &FileTree, path: &FilePath) -> Result<Vec<FolderEntry>, Fil
     Ok(entries)
 }
 
+/// Lists a folder in parts of some entries, none of which is as long as a page.
+pub fn assert_goes_on_anywhere(tree: &FileTree, path: &FilePath) {
+    let whole = entries(tree, path).unwrap();
+    assert!(whole.len() > 800, "several pages");
+    for length in [9, 100, 300] {
+        let mut parts: Vec<FolderEntry> = Vec::new();
+        loop {
+            let (from, before) = (parts.last().map_or(0, |entry| entry.next), parts.len());
+            tree.list(path, from, &mut |entry| {
+                parts.push(entry);
+                if parts.len() < before + length { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .unwrap();
+            if parts.len() == before {
+                break;
+            }
+        }
+        assert!(parts == whole, "{path} is listed differently in parts of {length}");
+    }
+}
+
 /// Compares everything, and returns how many files there were.
 pub fn compare(tree: &FileTree, kernel: &Path, tells: Tells) -> usize {
     compare_file(tree, &FilePath::root(), kernel, tells);

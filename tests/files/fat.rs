@@ -76,6 +76,8 @@ fn fat_of_every_width_is_read_as_mtools_wrote_it() {
         let tree = open(&image, FileSystemKind::Fat);
         assert!(compare(&tree, &FilePath::root(), &folder) > 900, "FAT{width}");
 
+        crate::compare::assert_goes_on_anywhere(&tree, &FilePath::new(b"many").unwrap());
+
         let path = |name: &[u8]| FilePath::new(name).unwrap();
         assert_eq!(tree.metadata(&path(b"efi/BOOT/bootx64.efi")).unwrap().size_bytes, 300_000, "other case");
         assert!(matches!(tree.metadata(&path(b"EFI/none")), Err(FilesError::NotFound { .. })));

@@ -93,6 +93,12 @@ fn walk(worker: &mut WorkerProcess, image: &Mutated<'_>, kind: FileSystemKind) -
             break;
         }
         let Ok(outcome) = worker.ask(&request, image, DEADLINE) else { return false };
+        if kind == FileSystemKind::Ext
+            && let Answer::Refused(refusal) = &outcome.answer
+        {
+            // Its reader is our own.
+            assert!(!refusal.why.contains("its reader gave up"), "{request:?}: {}", refusal.why);
+        }
         match (request, outcome.answer) {
             (Request::List { path, .. }, Answer::Page(page)) => {
                 if let Some(next) = page.next {
@@ -152,6 +158,11 @@ fn survive(base: &Path, kind: FileSystemKind, seed: u64, count: usize) {
         }
     }
     assert!(walk(&mut worker, &untouched, kind), "a good image is read after all of them");
+    let lost_max = match kind {
+        FileSystemKind::Ext => count / 100,
+        FileSystemKind::Xfs | FileSystemKind::Fat => count / 10,
+    };
+    assert!(lost <= lost_max, "{lost} workers of {count} were lost");
     eprintln!("{kind:?}: {count} images, {lost} workers lost, {:.0?}", started.elapsed());
 }
 

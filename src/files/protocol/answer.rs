@@ -27,6 +27,8 @@ pub enum RefusalKind {
     NotALink,
     Damaged,
     Unsupported,
+    /// The device failed where it was needed; a failed read ahead is no reason.
+    DeviceFailed,
 }
 
 /// Why a worker has no answer.
@@ -201,6 +203,7 @@ fn decode_refusal(from: &mut Decoder<'_>) -> Option<Refusal> {
         5 => RefusalKind::NotALink,
         6 => RefusalKind::Damaged,
         7 => RefusalKind::Unsupported,
+        8 => RefusalKind::DeviceFailed,
         _ => return None,
     };
     let why = String::from_utf8_lossy(from.bytes(usize::from(u16::MAX))?);
@@ -218,6 +221,7 @@ fn encode_refusal(kind: RefusalKind) -> u8 {
         RefusalKind::NotALink => 5,
         RefusalKind::Damaged => 6,
         RefusalKind::Unsupported => 7,
+        RefusalKind::DeviceFailed => 8,
     }
 }
 

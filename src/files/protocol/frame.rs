@@ -32,7 +32,13 @@ pub fn send(out: &mut impl Write, kind: u8, bytes: &[u8]) -> io::Result<()> {
 /// Receives what stands in front; the caller takes the bytes. `None` when the other side has hung up.
 pub fn receive_header(from: &mut impl Read) -> io::Result<Option<FrameHeader>> {
     let mut header = [0; HEADER_BYTES];
-    let got = from.read(&mut header)?;
+    // As `read_exact` does, which cannot tell the end of all frames from that of one.
+    let got = loop {
+        match from.read(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
     if got == 0 {
         return Ok(None);
     }
@@ -56,6 +62,26 @@ pub fn receive(from: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Meets a signal before each read.
+    struct Interrupted<'a>(&'a [u8], bool);
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { self.0.read(into) }
+        }
+    }
+
+    #[test]
+    fn a_signal_does_not_end_a_conversation() {
+        let mut wire = Vec::new();
+        send(&mut wire, 7, b"hello").unwrap();
+        let (mut from, mut buffer) = (Interrupted(&wire, false), Vec::new());
+        assert_eq!(receive(&mut from, &mut buffer).unwrap(), Some(7));
+        assert_eq!(buffer, b"hello");
+        assert_eq!(receive(&mut from, &mut buffer).unwrap(), None);
+    }
 
     #[test]
     fn a_frame_comes_as_it_was_sent_and_an_endless_one_is_refused() {

@@ -23,4 +23,4 @@ pub const READY: u8 = 32;
 pub const NEED: u8 = 33;
 
 /// What a worker's first frame holds, so that two versions of the program never talk past each other.
-pub const GREETING: &[u8] = concat!("amberfs file-reader ", env!("CARGO_PKG_VERSION"), " 1").as_bytes();
+pub const GREETING: &[u8] = concat!("amberfs file-reader ", env!("CARGO_PKG_VERSION"), " 2").as_bytes();

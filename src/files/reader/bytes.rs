@@ -16,6 +16,10 @@ pub fn be32(bytes: &[u8], at: usize) -> u32 {
     array(bytes, at).map_or(0, u32::from_be_bytes)
 }
 
+pub fn be64(bytes: &[u8], at: usize) -> u64 {
+    array(bytes, at).map_or(0, u64::from_be_bytes)
+}
+
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     Some(*bytes.get(at..)?.split_first_chunk()?.0)
 }

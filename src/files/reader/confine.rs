@@ -22,8 +22,8 @@ pub fn confine(memory_bytes: u64) -> io::Result<()> {
     close_from(1)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
-    // The socket is open already; there is never another.
-    limit(Resource::Nofile, 1)?;
+    // The socket is open already; there is never another, not even in its place.
+    limit(Resource::Nofile, 0)?;
     limit(Resource::As, memory_bytes)?;
     nice(NICENESS)?;
     if geteuid().is_root() {

@@ -47,10 +47,15 @@ impl Device {
         Self { size_bytes, cache: Mutex::new(cache) }
     }
 
-    /// Says whether a read of the device failed since this was asked last: what came of it is not the file system's
-    /// fault.
-    pub fn take_failed(&self) -> bool {
-        std::mem::take(&mut self.cache().failed)
+    /// Forgets that a read of the device failed.
+    pub fn forget_failure(&self) {
+        self.cache().failed = false;
+    }
+
+    /// Says whether a read of the device failed since then, other than one ahead of a reader: what came of it is not the
+    /// file system's fault.
+    pub fn has_failed(&self) -> bool {
+        self.cache().failed
     }
 
     /// A panic in a crate may leave the lock poisoned, but never the cache in pieces.

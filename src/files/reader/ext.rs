@@ -24,15 +24,39 @@ use crate::sysio::device::ReadAt;
 const ROOT: u32 = 2;
 /// Paths whose inode's number is known.
 const KNOWN_PATHS: usize = 4096;
-/// Folders whose names are kept, so that looking up each of them does not read all of it each time.
+/// Folders whose names are kept, so that looking up each of them does not read all of it each time; and what all these
+/// names may take of the worker's memory.
 const KNOWN_FOLDERS: usize = 6;
-const KNOWN_NAMES_MAX: usize = 1 << 18;
+const KNOWN_NAMES_BYTES_MAX: usize = 32 << 20;
+/// What a name takes beyond its bytes: its place in the map, and what the allocator rounds up.
+const KNOWN_NAME_BYTES: usize = 96;
 const ENTRY_HEADER_BYTES: usize = 8;
 
 pub struct ExtReader {
     volume: ExtVolume,
     numbers: LruCache<Vec<u8>, u32>,
-    folders: LruCache<u32, HashMap<Vec<u8>, u32>>,
+    folders: LruCache<u32, Names>,
+}
+
+/// The names of a folder, or as many as there is room for.
+#[derive(Default)]
+struct Names {
+    numbers: HashMap<Vec<u8>, u32>,
+    bytes: usize,
+}
+
+impl Names {
+    /// The first of two equal names counts.
+    fn add(&mut self, name: &[u8], number: u32) {
+        if self.is_whole() && !self.numbers.contains_key(name) {
+            self.bytes += name.len() + KNOWN_NAME_BYTES;
+            self.numbers.insert(name.to_vec(), number);
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.bytes <= KNOWN_NAMES_BYTES_MAX
+    }
 }
 
 /// An entry of a folder's block.
@@ -75,23 +99,28 @@ impl ExtReader {
 
     fn find(&mut self, folder: u32, name: &[u8]) -> Result<u32, Refusal> {
         if let Some(names) = self.folders.get(&folder) {
-            return names.get(name).copied().ok_or_else(|| RefusalKind::NotFound.into());
+            return names.numbers.get(name).copied().ok_or_else(|| RefusalKind::NotFound.into());
         }
         let inode = self.folder(self.volume.inode(folder)?)?;
-        let (mut names, mut found) = (HashMap::new(), None);
+        let (mut names, mut found) = (Names::default(), None);
         self.walk(&inode, 0, |entry, _| {
             if entry.name == name && found.is_none() {
                 found = Some(entry.number);
             }
-            if names.len() < KNOWN_NAMES_MAX {
-                names.entry(entry.name.to_vec()).or_insert(entry.number);
-            }
-            Ok(names.len() < KNOWN_NAMES_MAX || found.is_none())
+            names.add(entry.name, entry.number);
+            Ok(names.is_whole() || found.is_none())
         })?;
-        if names.len() < KNOWN_NAMES_MAX {
-            self.folders.put(folder, names);
+        if names.is_whole() {
+            self.keep(folder, names);
         }
         found.ok_or_else(|| RefusalKind::NotFound.into())
+    }
+
+    fn keep(&mut self, folder: u32, names: Names) {
+        self.folders.put(folder, names);
+        while self.folders.iter().map(|(_, names)| names.bytes).sum::<usize>() > KNOWN_NAMES_BYTES_MAX {
+            self.folders.pop_lru();
+        }
     }
 
     fn folder(&self, inode: ExtInode) -> Result<ExtInode, Refusal> {
@@ -189,6 +218,14 @@ impl FileReader for ExtReader {
             (Err(_), Some(last)) => page.next = Some(last.next),
             (Err(refusal), None) => return Err(refusal),
             (Ok(()), _) => {}
+        }
+        // Who lists a folder asks for each of its files next.
+        for entry in &page.entries {
+            if let (Ok(path), Some(number)) = (path.join(&entry.name), entry.number)
+                && let Ok(number) = u32::try_from(number)
+            {
+                self.numbers.put(path.as_bytes().to_vec(), number);
+            }
         }
         Ok(page)
     }

@@ -14,6 +14,7 @@ use crate::sysio::device::ReadAt;
 const MAGIC: u32 = 0xc03b_3998;
 const DESCRIPTOR: u32 = 1;
 const COMMIT: u32 = 2;
+const SUPERBLOCK_V1: u32 = 3;
 const SUPERBLOCK_V2: u32 = 4;
 const REVOKE: u32 = 5;
 const HEADER_BYTES: usize = 12;
@@ -115,12 +116,17 @@ impl Journal {
         let features = if kind == SUPERBLOCK_V2 { features } else { 0 };
         let (first, end) = (u64::from(be32(&block, 0x14)), u64::from(be32(&block, 0x10)));
         let is_sound = be32(&block, 0) == MAGIC
+            && matches!(kind, SUPERBLOCK_V1 | SUPERBLOCK_V2)
             && u64::from(be32(&block, 0xc)) == map.block_bytes
             && first > 0
             && first < end
             && end <= blocks
             && (u64::from(start) == 0 || (first..end).contains(&u64::from(start)));
-        if !is_sound || features & !FEATURES != 0 {
+        if !is_sound {
+            let why = "the superblock of the journal contradicts itself";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        if features & !FEATURES != 0 {
             return Ok(None);
         }
         let sequence = be32(&block, 0x18);

@@ -70,7 +70,11 @@ impl ExtVolume {
     }
 
     fn replay(&mut self) -> Result<(), Refusal> {
-        let inode = self.inode(le32(&self.superblock, 0xe0))?;
+        let number = le32(&self.superblock, 0xe0);
+        if number == 0 && le32(&self.superblock, 0xe4) != 0 {
+            return Err(Refusal::unsupported("its journal, which is to be replayed, is on another device"));
+        }
+        let inode = self.inode(number)?;
         let map = inode.map(self.block_bytes);
         let replayed = Replayed::load(&*self.device, map, inode.size_bytes()).map_err(Refusal::damaged)?;
         let unknown = || Refusal::unsupported("its journal is of a kind that is not known here");

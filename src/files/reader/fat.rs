@@ -19,7 +19,10 @@ use crate::sysio::device::ReadAt;
 
 const KNOWN_ENTRIES: usize = 1024;
 const OPEN_FILES: usize = 32;
-const OPEN_FOLDERS: usize = 8;
+/// Places in folders: where the last pages begin and end.
+const OPEN_PLACES: usize = 16;
+/// 2 MiB of 32 bytes each; a chain of clusters that has more leads back into itself.
+const FOLDER_ENTRIES_MAX: u64 = 65_536;
 
 /// What the kernel shows by default.
 const FOLDER_MODE: u16 = 0o755;
@@ -84,7 +87,7 @@ impl FatReader {
             file_system: Box::leak(Box::new(file_system)),
             entries: LruCache::new(NonZeroUsize::new(KNOWN_ENTRIES).unwrap_or(NonZeroUsize::MIN)),
             files: Places::new(OPEN_FILES),
-            listings: Places::new(OPEN_FOLDERS),
+            listings: Places::new(OPEN_PLACES),
         })
     }
 
@@ -109,6 +112,31 @@ impl FatReader {
         Ok(found)
     }
 
+    /// The entries from a position on. The kernel asks for those behind the last that it had room for, which is seldom
+    /// where a page ended: it is found from the beginning of the page before, or its end.
+    fn entries_from(&mut self, path: &FilePath, from: u64) -> Result<fatfs::DirIter<'static, Disk>, Refusal> {
+        let (at, mut entries) = match self.listings.nearest(path.as_bytes(), from) {
+            Some((at, entries)) => (at, entries.clone()),
+            None => {
+                let entry = self.look_up(path)?;
+                (0, self.folder(entry.as_ref())?.iter())
+            }
+        };
+        for _ in at..from {
+            if entries.next().is_none() {
+                break;
+            }
+        }
+        self.keep(path, from, entries.clone());
+        Ok(entries)
+    }
+
+    fn keep(&mut self, path: &FilePath, position: u64, entries: fatfs::DirIter<'static, Disk>) {
+        if !self.listings.has(path.as_bytes(), position) {
+            self.listings.put(path.as_bytes(), position, entries);
+        }
+    }
+
     fn folder(&self, entry: Option<&Entry>) -> Result<Dir<'static, Disk>, Refusal> {
         match entry {
             None => Ok(self.file_system.root_dir()),
@@ -123,7 +151,7 @@ fn find(folder: &Dir<'static, Disk>, name: &[u8]) -> Result<Entry, Refusal> {
     let name = str::from_utf8(name).map_err(|_| RefusalKind::NotFound)?;
     let upper = name.to_uppercase();
     let mut similar = None;
-    for entry in folder.iter() {
+    for entry in folder.iter().take(usize::try_from(FOLDER_ENTRIES_MAX).unwrap_or(usize::MAX)) {
         let entry = entry.map_err(refusal)?;
         let found = entry.file_name();
         if found == name {
@@ -169,19 +197,10 @@ impl FileReader for FatReader {
     }
 
     fn list(&mut self, path: &FilePath, from: u64) -> Result<Page, Refusal> {
-        let mut entries = match self.listings.take(path.as_bytes(), from) {
-            Some(entries) => entries,
-            None => {
-                let entry = self.look_up(path)?;
-                let mut entries = self.folder(entry.as_ref())?.iter();
-                for _ in 0..from {
-                    if entries.next().is_none() {
-                        break;
-                    }
-                }
-                entries
-            }
-        };
+        if from > FOLDER_ENTRIES_MAX {
+            return Err(Refusal::damaged("a folder has more entries than FAT has room for"));
+        }
+        let mut entries = self.entries_from(path, from)?;
         let mut page = Page::default();
         let mut position = from;
         while page.has_room() {
@@ -196,9 +215,14 @@ impl FileReader for FatReader {
             };
             position += 1;
             let name = entry.file_name().into_bytes();
-            page.add(FolderEntry { name, kind: entry_kind(&entry), number: None, next: position });
+            let kind = entry_kind(&entry);
+            // Who lists a folder asks for each of its files next.
+            if let Ok(path) = path.join(&name) {
+                self.entries.put(path.as_bytes().to_vec(), entry);
+            }
+            page.add(FolderEntry { name, kind, number: None, next: position });
         }
-        self.listings.put(path.as_bytes(), position, entries);
+        self.keep(path, position, entries);
         page.next = Some(position);
         Ok(page)
     }

@@ -16,6 +16,7 @@ mod fat;
 mod open_files;
 mod socket;
 mod xfs;
+mod xfs_link;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use socket::Socket;
 use super::metadata::{FileMetadata, FileSystemKind};
 use super::path::FilePath;
 use super::protocol::frame::{receive, send};
-use super::protocol::{Answer, GREETING, Page, READY, Refusal, Request};
+use super::protocol::{Answer, GREETING, Page, READY, Refusal, RefusalKind, Request};
 
 /// What a crate has to offer for a file system. No path is followed over a link.
 trait FileReader {
@@ -91,17 +92,20 @@ impl Opened {
 
     /// A crate that panics has met something that it did not expect, in a state that nobody knows: it starts anew.
     fn answer(&mut self, request: &Request) -> Answer {
+        self.device.forget_failure();
         let answer = catch_unwind(AssertUnwindSafe(|| self.try_answer(request)));
-        answer
-            .unwrap_or_else(|panic| {
-                let reader = self.reader.take();
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(reader)));
-                let why = panic.downcast_ref::<String>().map(String::as_str);
-                let why =
-                    why.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no reason given");
-                Err(Refusal::damaged(format_args!("its reader gave up: {why}")))
-            })
-            .unwrap_or_else(Answer::Refused)
+        let answer = answer.unwrap_or_else(|panic| {
+            let reader = self.reader.take();
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(reader)));
+            let why = panic.downcast_ref::<String>().map(String::as_str);
+            let why = why.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no reason given");
+            Err(Refusal::damaged(format_args!("its reader gave up: {why}")))
+        });
+        answer.unwrap_or_else(|refusal| {
+            // Whatever a crate makes of a device that fails, it is no fact about the file system.
+            let device_failed = RefusalKind::DeviceFailed.into();
+            Answer::Refused(if self.device.has_failed() { device_failed } else { refusal })
+        })
     }
 
     fn try_answer(&mut self, request: &Request) -> Result<Answer, Refusal> {
@@ -125,11 +129,10 @@ impl Opened {
             return Err(refusal.clone());
         }
         if self.reader.is_none() {
-            self.device.take_failed();
             match mount(self.kind, &self.device) {
                 Ok(reader) => self.reader = Some(reader),
                 Err(refusal) => {
-                    if !self.device.take_failed() {
+                    if !self.device.has_failed() {
                         self.refusal = Some(refusal.clone());
                     }
                     return Err(refusal);

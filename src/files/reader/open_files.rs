@@ -26,6 +26,17 @@ impl<T> Places<T> {
         Some(self.places.remove(found).value)
     }
 
+    /// Returns the last place there or before, and where it is; it stays.
+    pub fn nearest(&self, path: &[u8], position: u64) -> Option<(u64, &T)> {
+        let places = self.places.iter().filter(|place| place.position <= position && place.path == path);
+        let nearest = places.max_by_key(|place| place.position)?;
+        Some((nearest.position, &nearest.value))
+    }
+
+    pub fn has(&self, path: &[u8], position: u64) -> bool {
+        self.places.iter().any(|place| place.position == position && place.path == path)
+    }
+
     pub fn put(&mut self, path: &[u8], position: u64, value: T) {
         if self.places.len() >= self.max {
             self.places.remove(0);
@@ -49,5 +60,17 @@ mod tests {
         assert_eq!(places.take(b"b", 4), None);
         assert_eq!(places.take(b"b", 5), Some("b5"));
         assert_eq!(places.take(b"b", 5), None);
+    }
+
+    #[test]
+    fn the_nearest_place_before_a_position_stays_where_it_is() {
+        let mut places = Places::new(3);
+        places.put(b"a", 9, "a9");
+        places.put(b"a", 5, "a5");
+        places.put(b"b", 7, "b7");
+        assert_eq!(places.nearest(b"a", 4), None);
+        assert_eq!(places.nearest(b"a", 8), Some((5, &"a5")));
+        assert_eq!(places.nearest(b"a", 20), Some((9, &"a9")));
+        assert!(places.has(b"a", 9) && !places.has(b"a", 7));
     }
 }

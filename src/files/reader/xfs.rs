@@ -19,6 +19,7 @@ use super::FileReader;
 use super::content::{Run, read_runs};
 use super::device::Device;
 use super::open_files::Places;
+use super::xfs_link::read_remote;
 use crate::files::metadata::{DeviceNumber, FileKind, FileMetadata, FileTime, FolderEntry};
 use crate::files::path::FilePath;
 use crate::files::protocol::{Page, Refusal, RefusalKind};
@@ -27,15 +28,17 @@ use crate::sysio::device::ReadAt;
 /// Paths whose inode's number is known.
 const KNOWN_PATHS: usize = 4096;
 const OPEN_FILES: usize = 16;
-/// The crate reads a folder as a whole: each of these holds all its entries.
-const OPEN_FOLDERS: usize = 2;
+/// The crate reads a folder as a whole: each of these holds all its entries, and all of them together no more than these,
+/// but for a single one that has more.
+const OPEN_FOLDERS: usize = 4;
+const OPEN_ENTRIES_MAX: usize = 1 << 19;
 
 pub struct XfsReader {
     device: Arc<Device>,
     file_system: Filesystem,
     numbers: LruCache<Vec<u8>, u64>,
     files: Places<OpenFile>,
-    listings: Places<std::vec::IntoIter<DirEntry>>,
+    listings: LruCache<Vec<u8>, Vec<DirEntry>>,
 }
 
 /// An inode, and the bytes that it was read from.
@@ -73,7 +76,7 @@ impl XfsReader {
             file_system,
             numbers: LruCache::new(NonZeroUsize::new(KNOWN_PATHS).unwrap_or(NonZeroUsize::MIN)),
             files: Places::new(OPEN_FILES),
-            listings: Places::new(OPEN_FOLDERS),
+            listings: LruCache::new(NonZeroUsize::new(OPEN_FOLDERS).unwrap_or(NonZeroUsize::MIN)),
         })
     }
 
@@ -105,17 +108,25 @@ impl XfsReader {
         self.record(number)
     }
 
-    fn open_folder(&mut self, path: &FilePath, from: u64) -> Result<std::vec::IntoIter<DirEntry>, Refusal> {
+    /// Reads a folder, unless its entries are known. The kernel asks for those behind the last that it had room for, which
+    /// is seldom where a page ended.
+    fn open_folder(&mut self, path: &FilePath) -> Result<(), Refusal> {
+        if self.listings.get(path.as_bytes()).is_some() {
+            return Ok(());
+        }
         let folder = self.look_up(path)?;
         if !folder.inode.is_dir() {
             return Err(RefusalKind::NotAFolder.into());
         }
         let entries = self.file_system.read_dir(&folder.inode, &folder.raw).map_err(refusal)?;
-        let mut entries = entries.into_iter();
-        if let Some(before) = usize::try_from(from).ok().and_then(|from| from.checked_sub(1)) {
-            entries.nth(before);
+        self.listings.put(path.as_bytes().to_vec(), entries);
+        let sum = |listings: &LruCache<Vec<u8>, Vec<DirEntry>>| {
+            listings.iter().map(|(_, entries)| entries.len()).sum::<usize>()
+        };
+        while self.listings.len() > 1 && sum(&self.listings) > OPEN_ENTRIES_MAX {
+            self.listings.pop_lru();
         }
-        Ok(entries)
+        Ok(())
     }
 
     fn open_file(&mut self, path: &FilePath) -> Result<OpenFile, Refusal> {
@@ -183,20 +194,25 @@ impl FileReader for XfsReader {
     }
 
     fn list(&mut self, path: &FilePath, from: u64) -> Result<Page, Refusal> {
-        let mut entries = match self.listings.take(path.as_bytes(), from) {
-            Some(entries) => entries,
-            None => self.open_folder(path, from)?,
-        };
+        self.open_folder(path)?;
+        let entries = self.listings.peek(path.as_bytes()).map(Vec::as_slice).unwrap_or_default();
         let mut page = Page::default();
-        let mut position = from;
-        while page.has_room() {
-            let Some(entry) = entries.next() else { return Ok(page) };
-            position += 1;
-            let kind = self.entry_kind(&entry)?;
-            page.add(FolderEntry { name: entry.name, kind, number: Some(entry.ino), next: position });
+        let behind = entries.iter().skip(usize::try_from(from).unwrap_or(usize::MAX));
+        for (position, entry) in (from..u64::MAX).zip(behind) {
+            if !page.has_room() {
+                page.next = Some(position);
+                break;
+            }
+            let kind = self.entry_kind(entry)?;
+            let name = entry.name.clone();
+            page.add(FolderEntry { name, kind, number: Some(entry.ino), next: position + 1 });
         }
-        self.listings.put(path.as_bytes(), position, entries);
-        page.next = Some(position);
+        // Who lists a folder asks for each of its files next.
+        for entry in &page.entries {
+            if let (Ok(path), Some(number)) = (path.join(&entry.name), entry.number) {
+                self.numbers.put(path.as_bytes().to_vec(), number);
+            }
+        }
         Ok(page)
     }
 
@@ -205,7 +221,11 @@ impl FileReader for XfsReader {
         if !record.inode.is_symlink() {
             return Err(RefusalKind::NotALink.into());
         }
-        self.file_system.read_link(&record.inode, &record.raw).map_err(refusal)
+        let (inode, raw) = (&record.inode, &record.raw);
+        match inode.format {
+            Format::Local => self.file_system.read_link(inode, raw).map_err(refusal),
+            _ => read_remote(&self.file_system, inode, raw),
+        }
     }
 
     fn read(&mut self, path: &FilePath, offset: u64, into: &mut [u8]) -> Result<usize, Refusal> {
@@ -252,7 +272,7 @@ fn time(time: Timestamp) -> FileTime {
     FileTime { seconds: time.sec, nanoseconds: time.nsec }
 }
 
-fn refusal(error: Error) -> Refusal {
+pub fn refusal(error: Error) -> Refusal {
     match error {
         Error::NotFound => RefusalKind::NotFound.into(),
         Error::NotADirectory => RefusalKind::NotAFolder.into(),
