@@ -102,6 +102,7 @@ impl WriteAt for ExclusiveFile {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "what a test writes need not be durable")]
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
