@@ -3,6 +3,7 @@
 
 #![cfg(feature = "rbd")]
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
