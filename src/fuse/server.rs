@@ -1,7 +1,8 @@
 //! Answers requests with what the tree says. Each reply is answered on every path, or dropped, which answers EIO.
 //!
-//! Reads are answered by the thread that takes them, from a buffer that it keeps. They have no time limit of their
-//! own: the kernel does not tell of readers that give up, so what limits a read is the object store's own limit.
+//! Reads of images are answered by the thread that takes them, from a buffer that it keeps. They have no time limit of
+//! their own: the kernel does not tell of readers that give up, so what limits a read is the object store's own limit.
+//! Files inside backups, commands and syncs have threads of their own, since they may take long.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;

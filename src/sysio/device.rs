@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, seek};
 
@@ -35,7 +35,12 @@ pub trait WriteAt: ReadAt {
     fn sync(&self) -> io::Result<()>;
 }
 
-impl<D: ReadAt + ?Sized> ReadAt for &D {
+/// What refers to a device is one: a reference, an `Arc`.
+impl<P> ReadAt for P
+where
+    P: Deref + Send + Sync,
+    P::Target: ReadAt,
+{
     fn size_bytes(&self) -> u64 {
         (**self).size_bytes()
     }
@@ -53,35 +58,11 @@ impl<D: ReadAt + ?Sized> ReadAt for &D {
     }
 }
 
-impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
-    fn size_bytes(&self) -> u64 {
-        (**self).size_bytes()
-    }
-
-    fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        (**self).read_exact_at(offset, into)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        (**self).next_data(offset)
-    }
-
-    fn next_hole(&self, offset: u64) -> io::Result<u64> {
-        (**self).next_hole(offset)
-    }
-}
-
-impl<D: WriteAt + ?Sized> WriteAt for &D {
-    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_all_at(offset, bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        (**self).sync()
-    }
-}
-
-impl<D: WriteAt + ?Sized> WriteAt for Arc<D> {
+impl<P> WriteAt for P
+where
+    P: Deref + Send + Sync,
+    P::Target: WriteAt,
+{
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         (**self).write_all_at(offset, bytes)
     }
@@ -100,10 +81,6 @@ pub struct FileDevice {
 impl FileDevice {
     pub fn open(path: &Path) -> io::Result<Self> {
         Self::new(File::open(path)?)
-    }
-
-    pub fn open_for_writing(path: &Path) -> io::Result<Self> {
-        Self::new(File::options().read(true).write(true).open(path)?)
     }
 
     /// Takes a file that is open, with the length that it has now.
@@ -205,6 +182,8 @@ pub fn check_within(size_bytes: u64, offset: u64, length: usize, kind: io::Error
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

@@ -107,7 +107,8 @@ fn why_not(group: &VolumeGroup, name: &str) -> String {
 
 fn mapped(image: &Path, name: &str) -> Mapped<FileDevice> {
     let mapping = volume(&read(image), name).mapping.clone().unwrap();
-    Mapped::new(FileDevice::open_for_writing(image).unwrap(), mapping)
+    let image = File::options().read(true).write(true).open(image).unwrap();
+    Mapped::new(FileDevice::new(image).unwrap(), mapping)
 }
 
 /// The first extent starts where LVM puts it by default.

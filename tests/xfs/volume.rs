@@ -112,7 +112,7 @@ pub fn write_file(path: &Path, content: &[u8]) {
 }
 
 pub fn device(path: &Path) -> FileDevice {
-    FileDevice::open_for_writing(path).unwrap()
+    FileDevice::new(File::options().read(true).write(true).open(path).unwrap()).unwrap()
 }
 
 /// The UUID that xfs_db finds in each group.
