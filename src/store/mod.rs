@@ -5,7 +5,10 @@
 
 mod buffer;
 mod cache;
+mod collection;
+mod damage;
 mod error;
+mod examine;
 mod manifest_reader;
 mod manifest_writer;
 mod pack_index;
@@ -14,16 +17,21 @@ mod writer;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
+pub use damage::KnownDamage;
 pub use error::StoreError;
+pub use examine::Examined;
 pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
-pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
+pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
 
+use collection::Collection;
+use damage::DamageLog;
 use trust::Trust;
 
 use buffer::BufferPool;
@@ -52,17 +60,20 @@ pub struct ChunkStore {
     compression: Compression,
     reported: Mutex<HashSet<ChunkId>>,
     trust: Trust,
+    collection: Arc<Collection>,
     /// The whole index was read again after a chunk was not found: once is enough.
     reindexed: AtomicBool,
 }
 
 impl ChunkStore {
-    /// Takes the parts together and brings the index up to date with the packs that are there.
+    /// Takes the parts together and brings the index up to date with the packs that are there. What is found damaged
+    /// is remembered in the state folder, if there is one.
     pub fn open(
         objects: Arc<dyn ObjectStore>,
         index: ChunkIndex,
         compression: Compression,
         cache_bytes: u64,
+        state_folder: Option<&Path>,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Self {
             objects,
@@ -71,7 +82,8 @@ impl ChunkStore {
             buffers: Arc::default(),
             compression,
             reported: Mutex::new(HashSet::new()),
-            trust: Trust::default(),
+            trust: Trust::new(DamageLog::open(state_folder)),
+            collection: Arc::default(),
             reindexed: AtomicBool::new(false),
         };
         store.index_new_packs()?;
@@ -100,9 +112,14 @@ impl ChunkStore {
         self.trust.begin_round();
     }
 
-    /// Says whether a new backup may count on this chunk being there.
+    /// Says whether a new backup might count on this chunk being there. One that does begins a [session](Self::session).
     pub fn contains(&self, id: ChunkId) -> Result<bool, StoreError> {
-        Ok(self.trusted_pack(id)?.is_some())
+        Ok(self.trusted_packs(id)?.next().is_some())
+    }
+
+    /// Begins a job that stores chunks or counts on them.
+    pub fn session(self: &Arc<Self>) -> Arc<WriteSession> {
+        WriteSession::begin(self)
     }
 
     /// Returns how many bytes a chunk takes in its pack; nothing when no pack has it.
@@ -165,7 +182,7 @@ impl ChunkStore {
                 Ok(_) => break,
                 Err(error) => {
                     self.report(id, error);
-                    self.distrust(place.pack, error);
+                    self.distrust(place.pack, Some(id), error);
                 }
             }
         }

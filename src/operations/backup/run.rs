@@ -121,7 +121,8 @@ impl Operations {
         parent: Option<&Image>,
         control: &JobControl,
     ) -> Result<(ManifestReference, WriteStats), JobEnd> {
-        let store = self.repository.store();
+        // Lasts until the manifest is published.
+        let session = self.repository.store().session();
         let chunk_size = self.repository.chunk_size();
         let base = self.base_of(record, parent);
         let strategy = match (&parent, &base) {
@@ -132,8 +133,8 @@ impl Operations {
         let size_bytes = snapshot.info().size_bytes;
         let objects = self.repository.objects();
         let manifest = ManifestWriter::create(objects.as_ref(), size_bytes).map_err(Refusal::from)?;
-        let mut assembler = Assembler::new(store, chunk_size, store.writer(), manifest);
-        let worker = Worker { snapshot, store, parent, chunk_size };
+        let mut assembler = Assembler::new(&session, chunk_size, session.writer(), manifest);
+        let worker = Worker { snapshot, session: &session, parent, chunk_size };
         copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
         let about = |stats: WriteStats| {
             let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };

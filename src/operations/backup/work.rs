@@ -8,7 +8,7 @@ use super::plan::{Piece, PieceKind, Span};
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::image::Image;
 use crate::source::Snapshot;
-use crate::store::{ChunkStore, PreparedChunk, StoreError};
+use crate::store::{PreparedChunk, StoreError, WriteSession};
 use crate::types::{ByteRange, ChunkId, Refusal};
 
 /// What one range of the snapshot became.
@@ -23,7 +23,7 @@ pub(super) enum Item {
 /// What all threads of one job share.
 pub(super) struct Worker<'a> {
     pub(super) snapshot: &'a dyn Snapshot,
-    pub(super) store: &'a ChunkStore,
+    pub(super) session: &'a WriteSession,
     pub(super) parent: Option<&'a Image>,
     pub(super) chunk_size: u64,
 }
@@ -73,7 +73,7 @@ impl Worker<'_> {
         if is_zero(bytes) {
             items.push(Item::Zero(range));
         } else if self.is_whole_block(range) {
-            items.push(Item::Chunk(range, self.store.prepare(bytes)?));
+            items.push(Item::Chunk(range, self.session.prepare(bytes)?));
         } else {
             items.push(Item::Change(range, bytes.to_vec()));
         }
@@ -136,7 +136,7 @@ impl Worker<'_> {
         }
         for segment in &segments {
             if let Target::Chunk { id, .. } = segment.target
-                && !self.store.contains(id)?
+                && !self.session.contains(id)?
             {
                 return Ok(None);
             }
