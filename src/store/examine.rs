@@ -30,6 +30,8 @@ impl ChunkStore {
                     is_good = true;
                     std::mem::swap(plain, &mut copy);
                 }
+                // Collected as garbage since it was looked up.
+                Err(_) if self.index.pack(place.pack).is_none() => return self.examine(id, plain),
                 Err(error) => {
                     self.report(id, &error);
                     self.distrust(place.pack, Some(id), &error);

@@ -9,6 +9,7 @@ mod collection;
 mod damage;
 mod error;
 mod examine;
+mod garbage;
 mod manifest_reader;
 mod manifest_writer;
 mod pack_index;
@@ -26,6 +27,7 @@ pub use cache::{CacheStats, LoadingCache};
 pub use damage::KnownDamage;
 pub use error::StoreError;
 pub use examine::Examined;
+pub use garbage::{GarbageError, GarbageOptions, GarbageReport, Judgement};
 pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
@@ -40,6 +42,9 @@ use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
 use crate::objects::{ObjectName, ObjectStore};
 use crate::types::ChunkId;
+
+/// A chunk is looked up again when its packs went meanwhile: each time by another garbage collection.
+const LOOKUPS_MAX: usize = 4;
 
 /// So many damaged chunks are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 10_000;
@@ -169,21 +174,31 @@ impl ChunkStore {
         id: ChunkId,
         mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut places = self.index.places(id)?;
-        if places.is_empty() {
-            self.index_everything_once(id)?;
-            places = self.index.places(id)?;
-        }
-        self.best_first(&mut places);
         let mut result = Err(StoreError::ChunkMissing { id });
-        for place in places {
-            result = load(&place);
-            match &result {
-                Ok(_) => break,
-                Err(error) => {
-                    self.report(id, error);
-                    self.distrust(place.pack, Some(id), error);
+        let mut tried = Vec::new();
+        for _ in 0..LOOKUPS_MAX {
+            let mut places = self.index.places(id)?;
+            if places.is_empty() {
+                self.index_everything_once(id)?;
+                places = self.index.places(id)?;
+            }
+            places.retain(|place| !tried.contains(place));
+            if places.is_empty() {
+                break;
+            }
+            self.best_first(&mut places);
+            for place in places {
+                result = load(&place);
+                match &result {
+                    Ok(_) => return result,
+                    // Collected as garbage since it was looked up: a chunk that is needed is in another pack by now.
+                    Err(_) if self.index.pack(place.pack).is_none() => {}
+                    Err(error) => {
+                        self.report(id, error);
+                        self.distrust(place.pack, Some(id), error);
+                    }
                 }
+                tried.push(place);
             }
         }
         if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
@@ -194,12 +209,23 @@ impl ChunkStore {
 
     /// Fills `plain`, which has the chunk's length, and checks it.
     fn decode(&self, id: ChunkId, place: &ChunkPlace, plain: &mut [u8]) -> Result<(), StoreError> {
-        let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
         STORED.with_borrow_mut(|stored| {
             stored.resize(place.stored_length as usize, 0);
             self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), stored)?;
-            codec::decompress(place.codec, stored, plain).map_err(|error| corrupt(error.to_string()))
-        })?;
+            self.check(id, place, stored, plain)
+        })
+    }
+
+    /// Fills `plain`, which has the chunk's length, from the bytes that are stored at a place, and checks it.
+    fn check(
+        &self,
+        id: ChunkId,
+        place: &ChunkPlace,
+        stored: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
+        codec::decompress(place.codec, stored, plain).map_err(|error| corrupt(error.to_string()))?;
         if ChunkId::of(plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }

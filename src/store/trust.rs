@@ -61,6 +61,10 @@ impl ChunkStore {
             return true;
         }
         if let Err(error) = self.look_at(pack) {
+            if self.index.pack(pack).is_none() {
+                // Collected as garbage since it was looked up.
+                return false;
+            }
             self.distrust(pack, None, &error);
             return false;
         }
@@ -103,6 +107,11 @@ impl ChunkStore {
         if self.trust.is_damaged(pack) && self.look_at(pack).is_ok() {
             self.trust.damage.clear(pack, None);
         }
+    }
+
+    /// Forgets the damage of packs that are gone.
+    pub(super) fn forget_damage(&self, is_gone: impl Fn(PackId) -> bool) {
+        self.trust.damage.forget_packs(is_gone);
     }
 
     /// Puts the places that are likely to be good first.

@@ -88,6 +88,11 @@ impl WriteSession {
         Ok(packs.find(|pack| self.pins.pin(*pack)))
     }
 
+    /// Keeps a pack from being collected; `false` when it is going already.
+    pub(super) fn pin(&self, pack: PackId) -> bool {
+        self.pins.pin(pack)
+    }
+
     /// Starts writing. One writer belongs to one job.
     pub fn writer(self: &Arc<Self>) -> ChunkWriter {
         let unpublished = Arc::new(Mutex::new(HashSet::new()));
@@ -141,14 +146,32 @@ impl ChunkWriter {
             self.counted_on.insert(pack);
             return Ok(());
         }
+        self.append(chunk.id, chunk.plain_length, codec, &stored)
+    }
+
+    /// Adds a chunk as it is stored in another pack, whatever packs have it.
+    pub(super) fn add_stored(&mut self, entry: &PackEntry, stored: &[u8]) -> Result<(), StoreError> {
+        if lock(&self.unpublished).contains(&entry.id) {
+            return Ok(());
+        }
+        self.append(entry.id, entry.plain_length, entry.codec, stored)
+    }
+
+    fn append(
+        &mut self,
+        id: ChunkId,
+        plain_length: u32,
+        codec: Codec,
+        stored: &[u8],
+    ) -> Result<(), StoreError> {
         let pack = match &mut self.open {
             Some(pack) => pack,
             None => self.open.insert(OpenPack::create(&self.session.store)?),
         };
-        pack.append(chunk.id, chunk.plain_length, codec, &stored)?;
-        lock(&self.unpublished).insert(chunk.id);
+        pack.append(id, plain_length, codec, stored)?;
+        lock(&self.unpublished).insert(id);
         self.stats.chunk_count += 1;
-        self.stats.plain_bytes += u64::from(chunk.plain_length);
+        self.stats.plain_bytes += u64::from(plain_length);
         if pack.length >= pack::LENGTH_TARGET {
             self.close_pack()?;
         }

@@ -191,6 +191,7 @@ fn a_chunk_that_two_packs_have_is_read_from_the_good_one() {
             for writer in writers {
                 assert_eq!(writer.finish().unwrap().chunk_count, 1);
             }
+            drop(sessions);
             engine.close();
             let packs: Vec<_> =
                 history.packs().into_iter().filter(|(pack, _)| !before.contains(pack)).collect();
