@@ -1,5 +1,6 @@
 //! Removes packs that nothing needs, and writes those again in which little is needed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::mark::PackMark;
@@ -19,7 +20,8 @@ struct Batch {
     session: Arc<WriteSession>,
     writer: ChunkWriter,
     going: Vec<PackMark>,
-    moved: Vec<ChunkId>,
+    /// Checked, and in its new packs when they are durable.
+    moved: HashSet<ChunkId>,
     moved_bytes: u64,
 }
 
@@ -127,7 +129,7 @@ impl Run<'_> {
     fn begin_batch(&self) -> Batch {
         let session = self.store.session();
         let writer = session.writer();
-        Batch { session, writer, going: Vec::new(), moved: Vec::new(), moved_bytes: 0 }
+        Batch { session, writer, going: Vec::new(), moved: HashSet::new(), moved_bytes: 0 }
     }
 
     /// Writes the needed chunks of a pack to the batch's new ones.
@@ -136,7 +138,7 @@ impl Run<'_> {
         let entries = read_footer(self.store.objects.as_ref(), pack.id, pack.length)?;
         for (number, entry) in entries.into_iter().enumerate() {
             let is_again = pack.again.has(number);
-            if !is_again && !pack.first.has(number) {
+            if (!is_again && !pack.first.has(number)) || batch.moved.contains(&entry.id) {
                 continue;
             }
             self.control.checkpoint()?;
@@ -146,7 +148,7 @@ impl Run<'_> {
             match self.read_chunk(pack.id, &entry, &mut stored, &mut plain) {
                 Ok(()) => {
                     batch.writer.add_stored(&entry, &stored)?;
-                    batch.moved.push(entry.id);
+                    batch.moved.insert(entry.id);
                     batch.moved_bytes += u64::from(entry.stored_length);
                 }
                 Err(error) => {
