@@ -125,6 +125,7 @@ fn the_tree_is_that_of_the_contract() {
         "cancel",
         "delete",
         "flatten",
+        "gc",
         "import",
         "reset-state",
         "restore",
