@@ -10,7 +10,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -23,7 +23,7 @@ use amberfs::operations::{DeleteRequest, GcRequest, REWRITE_BELOW_PERCENT, Reque
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::Source;
 use amberfs::source::dir::DirSource;
-use amberfs::types::{BackupId, ChunkId, PackId, RefusalKind};
+use amberfs::types::{BackupId, ChunkId, RefusalKind};
 
 use support::bytes::{Numbers, pattern};
 use support::engine::{Engine, full, incremental};

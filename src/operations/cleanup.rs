@@ -111,6 +111,7 @@ impl Operations {
     pub(super) fn clean_up_snapshots(&self, of: &BackupRecord) -> Result<(), Refusal> {
         let source = self.source(of)?;
         let prefix = self.snapshot_prefix();
+        source.finish_removals(&of.volume_name, &prefix)?;
         let there = source.snapshots(&of.volume_name)?;
         let needed = self.needed_snapshots(of, source.as_ref());
         for snapshot in there {

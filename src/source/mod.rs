@@ -132,6 +132,11 @@ pub trait Source: Send + Sync {
     /// Removes a snapshot if it is there and has this id; otherwise does nothing.
     fn remove_snapshot(&self, volume: &VolumeName, snapshot: &SnapshotInfo) -> Result<(), SourceError>;
 
+    /// Finishes removals of snapshots whose names begin like this, which a kill cut off in the middle.
+    fn finish_removals(&self, _volume: &VolumeName, _prefix: &str) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// Makes a volume that reads as zeros and opens it for writing. `VolumeExists` when the name is taken.
     ///
     /// `metadata` is followed as far as this source can; what it does not know is left out.

@@ -326,6 +326,24 @@ impl Source for RbdSource {
         }
     }
 
+    fn finish_removals(&self, volume: &VolumeName, prefix: &str) -> Result<(), SourceError> {
+        let (name, prefix) = (volume.clone(), prefix.to_owned());
+        self.on_volume(volume, "removing snapshots of", move |pool| {
+            let entries = Image::open_read_only(pool, name.as_str())?.snapshots()?;
+            let is_ours = |name: &String| name.starts_with(&prefix);
+            for entry in
+                entries.into_iter().filter(|entry| entry.name_before_removal.as_ref().is_some_and(is_ours))
+            {
+                match Image::open(pool, name.as_str())?.remove_snapshot(entry.id) {
+                    // Somebody made a clone of it: it goes with the clone.
+                    Ok(()) | Err(Failure { errno: libc::ENOENT | libc::EBUSY, .. }) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn create_volume(
         &self,
         name: &VolumeName,

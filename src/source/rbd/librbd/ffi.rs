@@ -23,6 +23,7 @@ pub const IMAGE_OPTION_DATA_POOL: c_int = 10;
 
 pub const LOCK_MODE_EXCLUSIVE: c_int = 0;
 pub const SNAP_NAMESPACE_USER: c_int = 0;
+pub const SNAP_NAMESPACE_TRASH: c_int = 2;
 
 #[repr(C)]
 pub struct RbdImageInfo {
@@ -129,6 +130,12 @@ unsafe extern "C" {
     pub fn rbd_snap_list(image: RbdImage, snaps: *mut RbdSnapInfo, max: *mut c_int) -> c_int;
     pub fn rbd_snap_list_end(snaps: *mut RbdSnapInfo);
     pub fn rbd_snap_get_namespace_type(image: RbdImage, id: u64, namespace_type: *mut c_int) -> c_int;
+    pub fn rbd_snap_get_trash_namespace(
+        image: RbdImage,
+        id: u64,
+        original_name: *mut c_char,
+        max_length: usize,
+    ) -> c_int;
     pub fn rbd_snap_get_timestamp(image: RbdImage, id: u64, timestamp: *mut libc::timespec) -> c_int;
     pub fn rbd_snap_is_protected(image: RbdImage, name: *const c_char, protected: *mut c_int) -> c_int;
     pub fn rbd_snap_create(image: RbdImage, name: *const c_char) -> c_int;

@@ -22,6 +22,9 @@ unsafe impl Send for Image {}
 // SAFETY: as above.
 unsafe impl Sync for Image {}
 
+/// A longer name of a snapshot is none of ours.
+const SNAPSHOT_NAME_MAX: usize = 4096;
+
 /// A snapshot of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
@@ -31,6 +34,8 @@ pub struct SnapshotEntry {
     pub name: String,
     /// A user made it, and it is known by its name: not one of a group, of the trash, or of mirroring.
     pub is_users: bool,
+    /// Its removal began and was cut off: librbd moves a snapshot to the trash under another name first.
+    pub name_before_removal: Option<String>,
 }
 
 /// A range of a diff: it exists, or it is a hole where something was.
@@ -239,6 +244,7 @@ impl Image {
                     size: info.size,
                     name: text(CStr::from_ptr(info.name)).unwrap_or_default(),
                     is_users: false,
+                    name_before_removal: None,
                 });
                 let entries = entries.collect();
                 if count > 0 {
@@ -247,7 +253,11 @@ impl Image {
                 entries
             };
             for entry in &mut entries {
-                entry.is_users = !entry.name.is_empty() && self.is_user_snapshot(entry.id)?;
+                match self.snapshot_namespace(entry.id)? {
+                    ffi::SNAP_NAMESPACE_USER => entry.is_users = !entry.name.is_empty(),
+                    ffi::SNAP_NAMESPACE_TRASH => entry.name_before_removal = self.trashed_name(entry.id)?,
+                    _ => {}
+                }
             }
             entries.sort_by_key(|entry| entry.id);
             return Ok(entries);
@@ -255,13 +265,27 @@ impl Image {
         Err(Failure { call: CALL, errno: libc::ERANGE })
     }
 
-    fn is_user_snapshot(&self, id: u64) -> Result<bool, Failure> {
+    fn snapshot_namespace(&self, id: u64) -> Result<c_int, Failure> {
         let mut namespace_type = 0;
         // SAFETY: the image is open and `namespace_type` is one int, as large as the C enumeration.
         check("rbd_snap_get_namespace_type", unsafe {
             ffi::rbd_snap_get_namespace_type(self.handle, id, &raw mut namespace_type)
         })?;
-        Ok(namespace_type == ffi::SNAP_NAMESPACE_USER)
+        Ok(namespace_type)
+    }
+
+    /// The name that a snapshot had before its removal began; nothing when it has just gone.
+    fn trashed_name(&self, id: u64) -> Result<Option<String>, Failure> {
+        let mut name = [0_u8; SNAPSHOT_NAME_MAX];
+        // SAFETY: the image is open and there is room for as many bytes as is said.
+        let got = check("rbd_snap_get_trash_namespace", unsafe {
+            ffi::rbd_snap_get_trash_namespace(self.handle, id, name.as_mut_ptr().cast(), name.len())
+        });
+        match got {
+            Ok(_) => Ok(Some(text_until_nul(&name))),
+            Err(Failure { errno: libc::ENOENT | libc::ERANGE, .. }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     pub fn snapshot_time(&self, id: u64) -> Result<SystemTime, Failure> {
