@@ -33,7 +33,7 @@ use crate::format::document;
 use crate::format::header::{Compatibility, RepositoryHeader};
 use crate::image::{Image, ImageCaches};
 use crate::index::ChunkIndex;
-use crate::objects::{DirectoryStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use crate::objects::{DirectoryStore, MeasuredStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::store::ChunkStore;
 use crate::sysio::lock::{self, FileLock};
 use crate::sysio::{atomic, clock};
@@ -124,7 +124,7 @@ impl Repository {
         };
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, options.cache_bytes / 8)?;
-        let objects: Arc<dyn ObjectStore> = Arc::new(directory);
+        let objects: Arc<dyn ObjectStore> = Arc::new(MeasuredStore::new(directory));
         let location = objects.location();
         let catalog = Catalog::load(Arc::clone(&objects))?;
         let store =

@@ -8,6 +8,7 @@ mod cache;
 mod error;
 mod manifest_reader;
 mod manifest_writer;
+mod metrics;
 mod pack_index;
 mod trust;
 mod writer;
@@ -74,6 +75,7 @@ impl ChunkStore {
             trust: Trust::default(),
             reindexed: AtomicBool::new(false),
         };
+        crate::metrics::register("store", metrics::write);
         store.index_new_packs()?;
         Ok(Arc::new(store))
     }
@@ -88,6 +90,11 @@ impl ChunkStore {
 
     pub fn cache_stats(&self) -> CacheStats {
         self.cache.stats()
+    }
+
+    /// Returns how many chunks were found damaged or missing by readers of this process, up to 10,000.
+    pub fn damaged_chunk_count(&self) -> usize {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Makes the index durable: the next start has less to do.
@@ -164,12 +171,14 @@ impl ChunkStore {
             match &result {
                 Ok(_) => break,
                 Err(error) => {
+                    metrics::READS_DAMAGED.increment();
                     self.report(id, error);
                     self.distrust(place.pack, error);
                 }
             }
         }
         if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
+            metrics::READS_DAMAGED.increment();
             self.report(id, error);
         }
         result
@@ -186,6 +195,7 @@ impl ChunkStore {
         if ChunkId::of(plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }
+        metrics::LOADED.add(place.plain_length);
         Ok(())
     }
 

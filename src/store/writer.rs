@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::{ChunkStore, StoreError};
+use super::{ChunkStore, StoreError, metrics};
 use crate::format::codec::{self, Codec};
 use crate::format::pack::{self, PackEntry};
 use crate::objects::{ObjectName, ObjectWriter};
@@ -104,16 +104,19 @@ impl ChunkWriter {
     pub fn add(&mut self, chunk: PreparedChunk) -> Result<(), StoreError> {
         let (codec, stored) = match chunk.stored {
             Stored::Before(pack) => {
+                metrics::DEDUPLICATED.add(chunk.plain_length);
                 self.counted_on.insert(pack);
                 return Ok(());
             }
             Stored::New(codec, stored) => (codec, stored),
         };
         if lock(&self.unpublished).contains(&chunk.id) {
+            metrics::DEDUPLICATED.add(chunk.plain_length);
             return Ok(());
         }
         // Another writer may have been faster.
         if let Some(pack) = self.store.trusted_pack(chunk.id)? {
+            metrics::DEDUPLICATED.add(chunk.plain_length);
             self.counted_on.insert(pack);
             return Ok(());
         }
@@ -123,6 +126,7 @@ impl ChunkWriter {
         };
         pack.append(chunk.id, chunk.plain_length, codec, &stored)?;
         lock(&self.unpublished).insert(chunk.id);
+        metrics::STORED.add(chunk.plain_length);
         self.stats.chunk_count += 1;
         self.stats.plain_bytes += u64::from(chunk.plain_length);
         if pack.length >= pack::LENGTH_TARGET {
