@@ -13,6 +13,7 @@ mod delete;
 mod differing;
 mod flatten;
 mod import;
+mod metrics;
 mod quota;
 mod recovery;
 mod refusal;
@@ -106,6 +107,7 @@ impl Operations {
         scratch: Arc<ScratchImages>,
         options: OperationsOptions,
     ) -> Arc<Self> {
+        crate::metrics::register("operations", metrics::write);
         let budget = Budget::new(options.memory_bytes);
         Arc::new(Self {
             repository,

@@ -70,7 +70,9 @@ impl ChunkStore {
         let (full_packs, receiver) = bounded::<FullPack>(UNPUBLISHED_MAX);
         let store = Arc::clone(self);
         let known = Arc::clone(&unpublished);
+        let job = tracing::Span::current();
         let publisher = std::thread::spawn(move || {
+            let _entered = job.enter();
             // The first error ends the loop and with it the channel: nothing is published behind a failed sync.
             receiver.into_iter().try_for_each(|pack| pack.publish(&store, &known))
         });

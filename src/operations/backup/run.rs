@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::super::Operations;
 use super::super::restore::patiently;
+use super::super::{Operations, metrics};
 use super::assemble::Assembler;
 use super::copy;
 use super::plan::Strategy;
@@ -133,7 +133,8 @@ impl Operations {
         let objects = self.repository.objects();
         let manifest = ManifestWriter::create(objects.as_ref(), size_bytes).map_err(Refusal::from)?;
         let mut assembler = Assembler::new(store, chunk_size, store.writer(), manifest);
-        let worker = Worker { snapshot, store, parent, chunk_size };
+        let bytes_read = metrics::BYTES_READ.with([record.source.as_str()]);
+        let worker = Worker { snapshot, store, parent, chunk_size, bytes_read };
         copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
         let about = |stats: WriteStats| {
             let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };
