@@ -118,7 +118,7 @@ fn the_tree_is_that_of_the_contract() {
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
     assert_eq!(
         names(&vfs, ""),
-        ["README", "backups", "control", "events", "jobs", "quotas", "scratch", "status.json", "volumes"]
+        ["README", "backups", "control", "events", "jobs", "metrics", "quotas", "scratch", "status.json", "volumes"]
     );
     let commands = [
         "backup",
@@ -314,6 +314,7 @@ fn what_belongs_to_a_project_is_closed_to_the_others() {
     let expected = [
         (String::from("README"), 0o444, 0),
         (String::from("status.json"), 0o440, 0),
+        (String::from("metrics"), 0o440, 0),
         (String::from("events"), 0o440, 0),
         (String::from("control"), 0o555, 0),
         (String::from("control/backup"), 0o660, 0),

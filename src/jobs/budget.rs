@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::control::{JobControl, Stop};
-use super::metrics::MEMORY;
+use super::metrics::{MEMORY, MEMORY_LIMIT};
 
 /// How long a stop may go unnoticed by somebody who waits for memory.
 const STOP_CHECKED_EVERY: Duration = Duration::from_millis(50);
@@ -43,6 +43,7 @@ pub struct Lease {
 
 impl Budget {
     pub fn new(bytes_max: u64) -> Self {
+        MEMORY_LIMIT.set(bytes_max);
         let shared = Shared { bytes_max, state: Mutex::default(), changed: Condvar::new() };
         Self { shared: Arc::new(shared) }
     }

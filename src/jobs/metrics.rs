@@ -13,6 +13,7 @@ static SECONDS: ByLabels<Histogram, 1> = ByLabels::new(|| Histogram::new(DURATIO
 
 /// Bytes of the memory budget that are out.
 pub(super) static MEMORY: Gauge = Gauge::new();
+pub(super) static MEMORY_LIMIT: Gauge = Gauge::new();
 
 /// Counts a job that has ended; how long it took, if it ran.
 pub(super) fn count_end(report: &JobReport) {
@@ -31,4 +32,5 @@ pub(super) fn write(text: &mut MetricsText) {
     SECONDS.for_each(|[kind], histogram| seconds.histogram(&[("kind", kind)], histogram));
     let help = "Memory that jobs hold of limits.memory.";
     text.gauge("amberfs_memory_budget_used_bytes", help, MEMORY.get());
+    text.gauge("amberfs_memory_budget_limit_bytes", "limits.memory.", MEMORY_LIMIT.get());
 }

@@ -36,6 +36,10 @@ impl Gauge {
         Self { value: AtomicU64::new(0) }
     }
 
+    pub fn set(&self, amount: u64) {
+        self.value.store(amount, Ordering::Relaxed);
+    }
+
     pub fn take(&self, amount: u64) {
         self.value.fetch_add(amount, Ordering::Relaxed);
     }

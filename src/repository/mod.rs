@@ -36,6 +36,7 @@ use crate::index::ChunkIndex;
 use crate::objects::{DirectoryStore, MeasuredStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::store::ChunkStore;
 use crate::sysio::lock::{self, FileLock};
+use crate::sysio::space::{self, Space};
 use crate::sysio::{atomic, clock};
 use crate::types::{BackupId, ByteSize, ManifestId, RepositoryId};
 
@@ -153,6 +154,15 @@ impl Repository {
 
     pub fn is_read_only(&self) -> bool {
         self.write_lock.is_none()
+    }
+
+    /// Returns the room on the repository's disk, and an error when the repository is not there any more. May take as long
+    /// as a file server that does not answer.
+    pub fn space(&self) -> Result<Space, RepositoryError> {
+        let Location::Directory(path) = self.location.parse()?;
+        // Where a file system was mounted, its folder is still there when it is not.
+        self.objects().length(ObjectName::Header)?;
+        space::of(&path).map_err(|source| RepositoryError::Io { path, source })
     }
 
     /// Where this machine remembers what is no part of the repository, beside the index. It may be lost at any time.

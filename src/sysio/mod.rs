@@ -18,5 +18,6 @@ pub mod patched;
 pub mod process;
 pub mod reflink;
 pub mod rename;
+pub mod space;
 
 pub use error::PathError;
