@@ -118,7 +118,18 @@ fn the_tree_is_that_of_the_contract() {
     let vfs = vfs_tree::tree(&hand_made, vec![NamedVolumes::new("local", ["vol", "other"])]);
     assert_eq!(
         names(&vfs, ""),
-        ["README", "backups", "control", "events", "jobs", "metrics", "quotas", "scratch", "status.json", "volumes"]
+        [
+            "README",
+            "backups",
+            "control",
+            "events",
+            "jobs",
+            "metrics",
+            "quotas",
+            "scratch",
+            "status.json",
+            "volumes"
+        ]
     );
     let commands = [
         "backup",
