@@ -528,7 +528,10 @@ fn a_source_that_hangs_keeps_nobody_waiting() {
     let vfs = vfs_tree::tree(&hand_made, vec![local.clone()]);
     let health = |vfs: &Vfs| {
         let status: serde_json::Value = serde_json::from_slice(&read(vfs, "status.json")).unwrap();
-        status["health"].as_str().unwrap().to_owned()
+        // Not the health as a whole: the disk of this machine may be nearly full.
+        let is_of_source = |problem: &serde_json::Value| problem["what"] == "source_unreachable";
+        let is_wrong = status["problems"].as_array().unwrap().iter().any(is_of_source);
+        if is_wrong { status["health"].as_str().unwrap().to_owned() } else { "ok".to_owned() }
     };
     assert_eq!(names(&vfs, "volumes/local"), ["a", "with-backup"]);
     assert_eq!(health(&vfs), "ok");
