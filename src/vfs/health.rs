@@ -28,7 +28,7 @@ const SPACE_FRESH: Duration = Duration::from_secs(10);
 
 /// How old what is known of the sources may be when somebody looks at the health: they are asked again then, and the next
 /// one who looks has the answer.
-const SOURCES_FRESH: Duration = Duration::from_secs(30);
+const SOURCES_FRESH: Duration = Duration::from_secs(10);
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -199,7 +199,7 @@ impl Vfs {
         text.gauge("process_virtual_memory_bytes", "Virtual memory.", usage.virtual_bytes);
         text.gauge("process_open_fds", "Open file descriptors.", usage.open_descriptors);
         text.gauge("process_max_fds", "File descriptors that may be open.", usage.descriptors_max);
-        text.gauge("process_threads", "Threads.", usage.threads);
+        text.gauge("process_threads", "Threads of the process.", usage.threads);
         let help = "User and system CPU time spent.";
         text.family("process_cpu_seconds_total", Kind::Counter, help).sample(&[], usage.cpu_seconds);
     }

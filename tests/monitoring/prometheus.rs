@@ -17,7 +17,7 @@ impl Metrics {
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, text) = rest.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
-                assert!(text.ends_with('.') && text.len() > 8, "not a sentence: {line}");
+                assert!(text.ends_with('.') && text.len() >= 8, "not a sentence: {line}");
                 help = Some(name.to_owned());
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
