@@ -13,11 +13,10 @@ fn page() -> String {
 /// The metrics that a text names.
 fn named(text: &str) -> BTreeSet<String> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let words = text.split(|c| !is_of_name(c));
-    words
-        .filter(|word| word.starts_with("amberfs_") || word.starts_with("process_"))
-        .map(str::to_owned)
-        .collect()
+    let is_metric = |word: &&str| word.starts_with("amberfs_") || word.starts_with("process_");
+    let words = text.split(|c| !is_of_name(c)).filter(is_metric);
+    // `process_` alone is how a family begins.
+    words.filter(|word| !word.ends_with('_')).map(str::to_owned).collect()
 }
 
 #[test]
