@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    backup, backup_change, backup_list, daemon_commands, files, files_mount, job, prune, quota, record,
+    backup, backup_change, backup_list, daemon_commands, files, files_mount, gc, job, prune, quota, record,
     scratch, volume, xfs_uuid,
 };
 
@@ -56,7 +56,7 @@ pub struct Cli {
 pub enum TopCommand {
     Mount(daemon_commands::MountArgs),
     Umount(UmountArgs),
-    /// Make a repository, or look at one
+    /// Make a repository, look at one, or clean it up
     #[command(subcommand)]
     Repo(RepoCommand),
     /// Take backups, list them, restore them, delete them
@@ -104,6 +104,7 @@ pub struct UmountArgs {
 pub enum RepoCommand {
     Init(daemon_commands::RepoInitArgs),
     Info(daemon_commands::RepoInfoArgs),
+    Gc(gc::RepoGcArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,7 +37,7 @@ pub const BACKUP_FIELDS: [&str; 27] = [
 ];
 
 /// A job's fields, in the order in which they are shown.
-pub const JOB_FIELDS: [&str; 13] = [
+pub const JOB_FIELDS: [&str; 14] = [
     "id",
     "kind",
     "state",
@@ -51,6 +51,7 @@ pub const JOB_FIELDS: [&str; 13] = [
     "started_at",
     "ended_at",
     "error",
+    "result",
 ];
 
 #[derive(Debug, Clone, PartialEq)]

@@ -14,6 +14,7 @@ mod file_reader;
 mod files;
 mod files_mount;
 mod format;
+mod gc;
 mod job;
 mod mount_table;
 mod mounted;
@@ -71,6 +72,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         }
         TopCommand::Repo(RepoCommand::Init(args)) => daemon_commands::repo_init(args),
         TopCommand::Repo(RepoCommand::Info(args)) => daemon_commands::repo_info(args),
+        TopCommand::Repo(RepoCommand::Gc(args)) => gc::run(&mounted()?, args),
         TopCommand::Backup(command) => run_backup(&mounted()?, command),
         TopCommand::Quota(QuotaCommand::Show(args)) => quota::show(&mounted()?, &args),
         TopCommand::Volume(VolumeCommand::List(args)) => volume::list(&mounted()?, &args),

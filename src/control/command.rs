@@ -3,8 +3,8 @@
 use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::grammar::{
-    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, ScratchArgs,
-    SetArgs, XfsUuidArgs,
+    BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, GcArgs, ImportArgs, ResetStateArgs, RestoreArgs,
+    ScratchArgs, SetArgs, XfsUuidArgs,
 };
 use super::words;
 
@@ -19,12 +19,13 @@ pub enum ControlFile {
     ResetState,
     Import,
     Flatten,
+    Gc,
     Scratch,
     XfsUuid,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Backup,
         Self::Restore,
         Self::Delete,
@@ -33,6 +34,7 @@ impl ControlFile {
         Self::ResetState,
         Self::Import,
         Self::Flatten,
+        Self::Gc,
         Self::Scratch,
         Self::XfsUuid,
     ];
@@ -47,6 +49,7 @@ impl ControlFile {
             Self::ResetState => "reset-state",
             Self::Import => "import",
             Self::Flatten => "flatten",
+            Self::Gc => "gc",
             Self::Scratch => "scratch",
             Self::XfsUuid => "xfs-uuid",
         }
@@ -66,12 +69,21 @@ impl ControlFile {
             Self::ResetState => ResetStateArgs::augment_args(command),
             Self::Import => command.arg(clap::Arg::new("record")),
             Self::Flatten => FlattenArgs::augment_args(command),
+            Self::Gc => GcArgs::augment_args(command),
             Self::Scratch => ScratchArgs::augment_args(command),
             Self::XfsUuid => XfsUuidArgs::augment_args(command),
         }
     }
 
-    pub(super) fn command(self, matches: &ArgMatches) -> Result<Command, clap::Error> {
+    pub(super) fn parse_words(
+        self,
+        grammar: &mut clap::Command,
+        words: Vec<String>,
+    ) -> Result<Command, clap::Error> {
+        self.command(&grammar.try_get_matches_from_mut(words)?)
+    }
+
+    fn command(self, matches: &ArgMatches) -> Result<Command, clap::Error> {
         match self {
             Self::Backup => BackupArgs::from_arg_matches(matches).map(Command::Backup),
             Self::Restore => RestoreArgs::from_arg_matches(matches).map(Command::Restore),
@@ -84,6 +96,7 @@ impl ControlFile {
                 Ok(Command::Import(ImportArgs { record }))
             }
             Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
+            Self::Gc => GcArgs::from_arg_matches(matches).map(Command::Gc),
             Self::Scratch => ScratchArgs::from_arg_matches(matches).map(Command::Scratch),
             Self::XfsUuid => XfsUuidArgs::from_arg_matches(matches).map(Command::XfsUuid),
         }
@@ -101,6 +114,7 @@ pub enum Command {
     ResetState(ResetStateArgs),
     Import(ImportArgs),
     Flatten(FlattenArgs),
+    Gc(GcArgs),
     Scratch(ScratchArgs),
     XfsUuid(XfsUuidArgs),
 }
@@ -124,6 +138,7 @@ impl Command {
             Self::ResetState(_) => ControlFile::ResetState,
             Self::Import(_) => ControlFile::Import,
             Self::Flatten(_) => ControlFile::Flatten,
+            Self::Gc(_) => ControlFile::Gc,
             Self::Scratch(_) => ControlFile::Scratch,
             Self::XfsUuid(_) => ControlFile::XfsUuid,
         }
@@ -140,6 +155,7 @@ impl Command {
             Self::ResetState(args) => words::of_reset_state(args),
             Self::Import(args) => return record_line(&args.record),
             Self::Flatten(args) => words::of_operand(&args.backup),
+            Self::Gc(args) => words::of_gc(*args),
             Self::Scratch(args) => words::of_scratch(args),
             Self::XfsUuid(args) => words::of_xfs_uuid(args),
         };

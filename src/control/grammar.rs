@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use uuid::Uuid;
 
+use crate::operations::REWRITE_BELOW_PERCENT;
 use crate::types::ByteSize;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -145,6 +146,18 @@ pub struct FlattenArgs {
     /// Incremental backup to make a full one
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub backup: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct GcArgs {
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Write a pack again when less than this share of it is needed: 0 (never) to 100
+    #[arg(long, value_name = "PERCENT", default_value_t = REWRITE_BELOW_PERCENT,
+          value_parser = clap::value_parser!(u64).range(..=100))]
+    pub rewrite_below: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]

@@ -37,6 +37,10 @@ pub fn parse_lines(file: ControlFile, bytes: &[u8]) -> Result<Vec<Command>, Refu
             commands.push(command);
         }
     }
+    if commands.is_empty() && file == ControlFile::Gc {
+        // All that it can be told is optional.
+        commands.extend(file.parse_words(&mut grammar, Vec::new()));
+    }
     if commands.is_empty() {
         // An empty variable in a script must not look like a command that was accepted.
         return Err(Refusal::new(RefusalKind::InvalidInput, format!("there is no command; usage: {usage}")));
@@ -70,8 +74,7 @@ fn parse_line(
     if words.is_empty() {
         return Ok(None);
     }
-    let matches = grammar.try_get_matches_from_mut(words).map_err(|error| reason(&error))?;
-    file.command(&matches).map(Some).map_err(|error| reason(&error))
+    file.parse_words(grammar, words).map(Some).map_err(|error| reason(&error))
 }
 
 /// Returns what clap says, in one line and without what belongs to a terminal.

@@ -9,8 +9,8 @@ use super::{
 use crate::catalog::BackupStatus;
 use crate::contents::PartName;
 use crate::operations::{
-    BackupRequest, DeleteAccepted, DeleteRequest, Operations, Requester, RestoreRequest, ScratchRequest,
-    SetRequest, XfsUuidChange, XfsUuidRequest,
+    BackupRequest, DeleteAccepted, DeleteRequest, GcRequest, Operations, Requester, RestoreRequest,
+    ScratchRequest, SetRequest, XfsUuidChange, XfsUuidRequest,
 };
 use crate::types::{BackupId, Refusal, RefusalKind};
 use crate::vfs::{Caller, CommandOutcome, CommandRunner};
@@ -66,6 +66,7 @@ impl Commands {
                 operations.check_reset_state(requester, &args.backup, new_status(args))
             }
             Command::Flatten(args) => operations.check_flatten(requester, &args.backup),
+            Command::Gc(_) => operations.check_gc(requester),
             Command::Scratch(args) => operations.check_scratch(requester, &scratch_request(args)),
             Command::XfsUuid(args) => {
                 let request = XfsUuidRequest { dry_run: true, ..xfs_uuid_request(args) };
@@ -115,6 +116,10 @@ impl Commands {
             Command::Flatten(args) => {
                 let accepted = operations.flatten(requester, &args.backup)?;
                 Ok(Accepted::new().with("backup", accepted.backup).with("job", accepted.job))
+            }
+            Command::Gc(args) => {
+                let request = GcRequest { dry_run: args.dry_run, rewrite_below_percent: args.rewrite_below };
+                Ok(Accepted::new().with("job", operations.gc(requester, request)?))
             }
             Command::XfsUuid(args) => {
                 Ok(changed(&operations.change_xfs_uuid(requester, &xfs_uuid_request(args))?))

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::grammar::{
-    BackupArgs, DeleteArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, XfsUuidArgs,
+    BackupArgs, DeleteArgs, GcArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, XfsUuidArgs,
 };
 
 pub(super) fn of_backup(args: &BackupArgs) -> Vec<String> {
@@ -44,6 +44,13 @@ pub(super) fn of_delete(args: &DeleteArgs) -> Vec<String> {
     let mut words = Words::default();
     words.flag("--force", args.force);
     words.finish(&args.backups)
+}
+
+pub(super) fn of_gc(args: GcArgs) -> Vec<String> {
+    let mut words = Words::default();
+    words.flag("--dry-run", args.dry_run);
+    words.option("--rewrite-below", Some(&args.rewrite_below.to_string()));
+    words.finish([])
 }
 
 pub(super) fn of_scratch(args: &ScratchArgs) -> Vec<String> {

@@ -91,6 +91,17 @@ pub(super) fn holds(bucket: &[u8], entry: &BucketEntry) -> bool {
     bucket.as_chunks::<ENTRY_LENGTH>().0.contains(&entry.encode())
 }
 
+/// Returns a bucket without the entries of packs that are not known.
+pub(super) fn retain(bucket: &[u8], is_known: impl Fn(PackNumber) -> bool) -> Vec<u8> {
+    let entries = bucket.as_chunks::<ENTRY_LENGTH>().0.iter();
+    entries.filter(|entry| is_known(pack_of(entry))).flatten().copied().collect()
+}
+
+fn pack_of(entry: &[u8; ENTRY_LENGTH]) -> PackNumber {
+    let (_, numbers) = entry.split_at(REST_LENGTH);
+    PackNumber(numbers.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes)))
+}
+
 /// Returns the entries of one chunk in its bucket. What cannot be read is passed over: the bytes of a chunk are
 /// checked in the end, wherever they come from.
 pub(super) fn find(bucket: &[u8], id: ChunkId) -> impl Iterator<Item = BucketEntry> + '_ {

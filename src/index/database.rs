@@ -13,6 +13,7 @@ use crate::types::{ChunkId, PackId, RepositoryId};
 /// Changes when the meaning of keys or values does; an index of another version is thrown away.
 const VERSION: u32 = 1;
 const OWNER_KEY: &[u8] = b"owner";
+const FORGOTTEN_KEY: &[u8] = b"forgotten-chunks";
 const NEXT_NUMBER_KEY: &[u8] = b"next-pack-number";
 
 /// Five seconds in all: the lock of another process stays longer, and then it is an error.
@@ -136,9 +137,33 @@ impl Database {
         self.check(|| self.packs.insert(number.0.to_be_bytes(), value.as_slice())).map(drop)
     }
 
-    pub(super) fn remove_pack(&self, number: PackNumber, next: PackNumber) -> Result<(), IndexError> {
+    pub(super) fn remove_pack(
+        &self,
+        number: PackNumber,
+        next: PackNumber,
+        chunk_count: u64,
+    ) -> Result<(), IndexError> {
         self.check(|| self.database.insert(NEXT_NUMBER_KEY, &next.0.to_le_bytes()))?;
+        let forgotten = self.forgotten_chunks()?.saturating_add(chunk_count);
+        self.check(|| self.database.insert(FORGOTTEN_KEY, &forgotten.to_le_bytes()))?;
         self.check(|| self.packs.remove(number.0.to_be_bytes())).map(drop)
+    }
+
+    /// How many chunks of forgotten packs the buckets hold.
+    pub(super) fn forgotten_chunks(&self) -> Result<u64, IndexError> {
+        let count = self.check(|| self.database.get(FORGOTTEN_KEY))?;
+        Ok(count.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
+    }
+
+    /// Takes the entries of packs that are not known any more out of all buckets.
+    pub(super) fn compact(&self, is_known: impl Fn(PackNumber) -> bool) -> Result<(), IndexError> {
+        for key in self.buckets.iter().keys() {
+            let key = self.check(|| key.clone())?;
+            self.check(|| {
+                self.buckets.update_and_fetch(&key, |bucket| Some(bucket::retain(bucket?, &is_known)))
+            })?;
+        }
+        self.check(|| self.database.insert(FORGOTTEN_KEY, &0_u64.to_le_bytes())).map(drop)
     }
 
     pub(super) fn append(&self, entry: &BucketEntry) -> Result<(), IndexError> {

@@ -44,6 +44,9 @@ pub struct IndexedPack {
     pub complete: bool,
 }
 
+/// Buckets are compacted when one in so many chunks is of a forgotten pack.
+const FORGOTTEN_SHARE_MAX: u64 = 4;
+
 /// Bytes, and counts, of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexStats {
@@ -144,9 +147,9 @@ impl ChunkIndex {
     /// Forgets a pack that the repository does not have any more: its chunks are not found from now on.
     pub fn forget_pack(&self, id: PackId) -> Result<(), IndexError> {
         let mut table = self.packs.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((number, _)) = table.by_id.remove(&id) {
+        if let Some((number, pack)) = table.by_id.remove(&id) {
             table.by_number.remove(&number);
-            self.database.remove_pack(number, table.next)?;
+            self.database.remove_pack(number, table.next, pack.chunk_count.into())?;
         }
         Ok(())
     }
@@ -170,6 +173,22 @@ impl ChunkIndex {
 
     pub fn contains(&self, id: ChunkId) -> Result<bool, IndexError> {
         self.places(id).map(|places| !places.is_empty())
+    }
+
+    /// Takes the chunks of forgotten packs out of the buckets, when they have become many: buckets are only appended to,
+    /// and would grow with each pack that comes and goes.
+    pub fn compact(&self) -> Result<(), IndexError> {
+        let forgotten = self.database.forgotten_chunks()?;
+        if forgotten * FORGOTTEN_SHARE_MAX < self.stats().chunk_count {
+            return Ok(());
+        }
+        // Nobody adds meanwhile, so each number that is in no table is of a forgotten pack.
+        let _inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |number: PackNumber| {
+            let table = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+            table.by_number.contains_key(&number)
+        };
+        self.database.compact(is_known)
     }
 
     /// Makes all that was inserted durable. Only saves time at the next start.

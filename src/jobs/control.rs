@@ -49,6 +49,7 @@ struct Shared {
     bytes_done: AtomicU64,
     /// 0: go on; otherwise a `Stop`.
     stop: AtomicU8,
+    result: Mutex<Option<serde_json::Value>>,
     running: OnceLock<Running>,
 }
 
@@ -98,6 +99,15 @@ impl JobControl {
 
     pub fn bytes_done(&self) -> u64 {
         self.shared.bytes_done.load(Ordering::Relaxed)
+    }
+
+    /// Says what the job found or did: a small object of JSON.
+    pub fn set_result(&self, result: serde_json::Value) {
+        *self.shared.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    }
+
+    pub(super) fn result(&self) -> Option<serde_json::Value> {
+        self.shared.result.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the job to stop. The first reason stands.

@@ -85,6 +85,9 @@ pub struct JobReport {
     pub ended_at: Option<Timestamp>,
     #[serde(serialize_with = "write_refusal", deserialize_with = "read_refusal")]
     pub error: Option<Refusal>,
+    /// What the job found or did, where its end alone does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<serde_json::Value>,
 }
 
 impl JobReport {
@@ -104,6 +107,7 @@ impl JobReport {
             started_at: None,
             ended_at: None,
             error: None,
+            result: None,
         }
     }
 }
@@ -138,6 +142,7 @@ mod tests {
             started_at: None,
             ended_at: None,
             error: Some(Refusal::new(RefusalKind::Failed, "no more space")),
+            result: None,
         };
         let expected = concat!(
             r#"{"id":12,"kind":"backup","state":"failed","backup":null,"volume":"rbd/v","project":"default","#,

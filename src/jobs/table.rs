@@ -343,6 +343,7 @@ impl Job {
             report.bytes_done = self.control.bytes_done();
             report.bytes_total = self.control.bytes_total();
             report.bytes_per_second = self.control.recent_bytes_per_second(now);
+            report.result = self.control.result();
         }
         report
     }

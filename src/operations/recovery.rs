@@ -22,7 +22,10 @@ impl Operations {
         let (mut given_up, mut deleting) = (Vec::new(), Vec::new());
         for record in self.repository.catalog().all() {
             match record.status {
-                BackupStatus::Creating => self.resume_backup(&record),
+                BackupStatus::Creating => {
+                    self.remove_retired_manifests(&record);
+                    self.resume_backup(&record);
+                }
                 BackupStatus::Restoring => {
                     self.remove_retired_manifests(&record);
                     if let Err(refusal) = self.resume_restore(&record) {

@@ -128,14 +128,18 @@ impl Repository {
         let objects: Arc<dyn ObjectStore> = Arc::new(MeasuredStore::new(directory));
         let location = objects.location();
         let catalog = Catalog::load(Arc::clone(&objects))?;
+        let state_folder = state_folder_beside(&index_path);
+        // A reader leaves the writer's state alone.
+        let remembered_in = write_lock.as_ref().map(|_| state_folder.as_path());
+        let cache_bytes = options.cache_bytes / 4 * 3;
         let store =
-            ChunkStore::open(Arc::clone(&objects), index, options.compression, options.cache_bytes / 4 * 3)?;
+            ChunkStore::open(Arc::clone(&objects), index, options.compression, cache_bytes, remembered_in)?;
         Ok(Self {
             header,
             location,
             store,
             catalog,
-            state_folder: state_folder_beside(&index_path),
+            state_folder,
             caches: ImageCaches::new(options.cache_bytes / 8),
             images: Mutex::new(LruCache::new(OPEN_IMAGES_MAX)),
             write_lock,

@@ -39,6 +39,9 @@ pub enum StoreError {
     #[error(transparent)]
     Index(#[from] IndexError),
 
+    #[error("{why}")]
+    NoMemory { why: &'static str },
+
     /// Writing was given up after an error that was reported before.
     #[error("writing stopped after an earlier error")]
     Stopped,

@@ -53,18 +53,35 @@ impl ManifestReader {
         reference: &ManifestReference,
     ) -> Result<Self, StoreError> {
         let id = reference.id;
-        let name = ObjectName::Manifest(id);
-        let format = |source| StoreError::Format { name, source };
-        let corrupt = |why: &str| StoreError::ManifestCorrupt { id, why: why.to_owned() };
-        let tail_position =
-            reference.length.checked_sub(TAIL_LENGTH as u64).ok_or_else(|| corrupt("it is too short"))?;
-        let mut tail = [0; TAIL_LENGTH];
-        objects.read(name, tail_position, &mut tail)?;
-        let digest: String = manifest::checksum(&tail).iter().map(|byte| format!("{byte:02x}")).collect();
-        if digest != reference.tail_sha256 {
-            return Err(corrupt("its tail is not the one that the backup's record names"));
+        let tail = read_tail(objects.as_ref(), id, reference.length)?;
+        if hexadecimal(&tail) != reference.tail_sha256 {
+            let why = "its tail is not the one that the backup's record names".to_owned();
+            return Err(StoreError::ManifestCorrupt { id, why });
         }
-        let tail = Tail::decode(&tail, reference.length).map_err(format)?;
+        Self::with_tail(objects, cache, id, reference.length, &tail)
+    }
+
+    /// Opens a manifest that no record may name, and returns the reference that a record of it has.
+    pub fn open_unreferenced(
+        objects: Arc<dyn ObjectStore>,
+        cache: Arc<PageCache>,
+        id: ManifestId,
+    ) -> Result<(Self, ManifestReference), StoreError> {
+        let length = objects.length(ObjectName::Manifest(id))?;
+        let tail = read_tail(objects.as_ref(), id, length)?;
+        let reference = ManifestReference { id, length, tail_sha256: hexadecimal(&tail) };
+        Ok((Self::with_tail(objects, cache, id, length, &tail)?, reference))
+    }
+
+    fn with_tail(
+        objects: Arc<dyn ObjectStore>,
+        cache: Arc<PageCache>,
+        id: ManifestId,
+        length: u64,
+        tail: &[u8],
+    ) -> Result<Self, StoreError> {
+        let format = |source| StoreError::Format { name: ObjectName::Manifest(id), source };
+        let tail = Tail::decode(tail, length).map_err(format)?;
         let root =
             read_checked(objects.as_ref(), id, tail.root_position, tail.root_length, &tail.root_sha256)?;
         let root = decode_references(&root).map_err(format)?;
@@ -130,6 +147,20 @@ impl ManifestReader {
             page.map_err(|source| StoreError::Format { name: ObjectName::Manifest(self.id), source })
         })
     }
+}
+
+fn read_tail(objects: &dyn ObjectStore, id: ManifestId, length: u64) -> Result<Vec<u8>, StoreError> {
+    let position = length
+        .checked_sub(TAIL_LENGTH as u64)
+        .ok_or_else(|| StoreError::ManifestCorrupt { id, why: "it is too short".to_owned() })?;
+    let mut tail = vec![0; TAIL_LENGTH];
+    objects.read(ObjectName::Manifest(id), position, &mut tail)?;
+    Ok(tail)
+}
+
+/// The SHA-256 of a tail, as records have it.
+fn hexadecimal(tail: &[u8]) -> String {
+    manifest::checksum(tail).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Clone, Copy)]

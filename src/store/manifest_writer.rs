@@ -45,6 +45,10 @@ impl ManifestWriter {
         })
     }
 
+    pub fn id(&self) -> ManifestId {
+        self.id
+    }
+
     /// Adds an extent behind those before it. Neighbouring zeros, and runs that continue in a chunk, become one.
     pub fn add(&mut self, extent: ManifestExtent) -> Result<(), StoreError> {
         if extent.range.is_empty() {

@@ -5,7 +5,11 @@
 
 mod buffer;
 mod cache;
+mod collection;
+mod damage;
 mod error;
+mod examine;
+mod garbage;
 mod manifest_reader;
 mod manifest_writer;
 mod metrics;
@@ -15,16 +19,22 @@ mod writer;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
+pub use damage::KnownDamage;
 pub use error::StoreError;
+pub use examine::Examined;
+pub use garbage::{GarbageError, GarbageOptions, GarbageReport, Judgement};
 pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
-pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
+pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
 
+use collection::Collection;
+use damage::DamageLog;
 use trust::Trust;
 
 use buffer::BufferPool;
@@ -33,6 +43,9 @@ use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
 use crate::objects::{ObjectName, ObjectStore};
 use crate::types::ChunkId;
+
+/// A chunk is looked up again when its packs went meanwhile: each time by another garbage collection.
+const LOOKUPS_MAX: usize = 4;
 
 /// So many damaged chunks are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 10_000;
@@ -53,17 +66,20 @@ pub struct ChunkStore {
     compression: Compression,
     reported: Mutex<HashSet<ChunkId>>,
     trust: Trust,
+    collection: Arc<Collection>,
     /// The whole index was read again after a chunk was not found: once is enough.
     reindexed: AtomicBool,
 }
 
 impl ChunkStore {
-    /// Takes the parts together and brings the index up to date with the packs that are there.
+    /// Takes the parts together and brings the index up to date with the packs that are there. What is found damaged
+    /// is remembered in the state folder, if there is one.
     pub fn open(
         objects: Arc<dyn ObjectStore>,
         index: ChunkIndex,
         compression: Compression,
         cache_bytes: u64,
+        state_folder: Option<&Path>,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Self {
             objects,
@@ -72,7 +88,8 @@ impl ChunkStore {
             buffers: Arc::default(),
             compression,
             reported: Mutex::new(HashSet::new()),
-            trust: Trust::default(),
+            trust: Trust::new(DamageLog::open(state_folder)),
+            collection: Arc::default(),
             reindexed: AtomicBool::new(false),
         };
         crate::metrics::register("store", metrics::write);
@@ -92,11 +109,6 @@ impl ChunkStore {
         self.cache.stats()
     }
 
-    /// Returns how many chunks were found damaged or missing by readers of this process, up to 10,000.
-    pub fn damaged_chunk_count(&self) -> usize {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     /// Makes the index durable: the next start has less to do.
     pub fn flush_index(&self) -> Result<(), StoreError> {
         self.index.flush().map_err(StoreError::from)
@@ -107,9 +119,14 @@ impl ChunkStore {
         self.trust.begin_round();
     }
 
-    /// Says whether a new backup may count on this chunk being there.
+    /// Says whether a new backup might count on this chunk being there. One that does begins a [session](Self::session).
     pub fn contains(&self, id: ChunkId) -> Result<bool, StoreError> {
-        Ok(self.trusted_pack(id)?.is_some())
+        Ok(self.trusted_packs(id)?.next().is_some())
+    }
+
+    /// Begins a job that stores chunks or counts on them.
+    pub fn session(self: &Arc<Self>) -> Arc<WriteSession> {
+        WriteSession::begin(self)
     }
 
     /// Returns how many bytes a chunk takes in its pack; nothing when no pack has it.
@@ -159,22 +176,32 @@ impl ChunkStore {
         id: ChunkId,
         mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut places = self.index.places(id)?;
-        if places.is_empty() {
-            self.index_everything_once(id)?;
-            places = self.index.places(id)?;
-        }
-        self.best_first(&mut places);
         let mut result = Err(StoreError::ChunkMissing { id });
-        for place in places {
-            result = load(&place);
-            match &result {
-                Ok(_) => break,
-                Err(error) => {
-                    metrics::READS_DAMAGED.increment();
-                    self.report(id, error);
-                    self.distrust(place.pack, error);
+        let mut tried = Vec::new();
+        for _ in 0..LOOKUPS_MAX {
+            let mut places = self.index.places(id)?;
+            if places.is_empty() {
+                self.index_everything_once(id)?;
+                places = self.index.places(id)?;
+            }
+            places.retain(|place| !tried.contains(place));
+            if places.is_empty() {
+                break;
+            }
+            self.best_first(&mut places);
+            for place in places {
+                result = load(&place);
+                match &result {
+                    Ok(_) => return result,
+                    // Collected as garbage since it was looked up: a chunk that is needed is in another pack by now.
+                    Err(_) if self.index.pack(place.pack).is_none() => {}
+                    Err(error) => {
+                        metrics::READS_DAMAGED.increment();
+                        self.report(id, error);
+                        self.distrust(place.pack, Some(id), error);
+                    }
                 }
+                tried.push(place);
             }
         }
         if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
@@ -186,12 +213,23 @@ impl ChunkStore {
 
     /// Fills `plain`, which has the chunk's length, and checks it.
     fn decode(&self, id: ChunkId, place: &ChunkPlace, plain: &mut [u8]) -> Result<(), StoreError> {
-        let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
         STORED.with_borrow_mut(|stored| {
             stored.resize(place.stored_length as usize, 0);
             self.objects.read(ObjectName::Pack(place.pack), place.offset.into(), stored)?;
-            codec::decompress(place.codec, stored, plain).map_err(|error| corrupt(error.to_string()))
-        })?;
+            self.check(id, place, stored, plain)
+        })
+    }
+
+    /// Fills `plain`, which has the chunk's length, from the bytes that are stored at a place, and checks it.
+    fn check(
+        &self,
+        id: ChunkId,
+        place: &ChunkPlace,
+        stored: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let corrupt = |why: String| StoreError::ChunkCorrupt { id, pack: place.pack, why };
+        codec::decompress(place.codec, stored, plain).map_err(|error| corrupt(error.to_string()))?;
         if ChunkId::of(plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }

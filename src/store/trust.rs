@@ -3,74 +3,72 @@
 //!
 //! A pack is looked at, its length and its footer, before a job counts on its first chunk. One in which anything
 //! was found missing or damaged, then or by a reader, is not counted on any more: its chunks are stored again by
-//! whoever has them. Reading goes on trying it. A flipped bit in a chunk that nobody has read since is not seen.
+//! whoever has them. Reading goes on trying it. A flipped bit in a chunk that nobody has read since is not seen:
+//! verifying is what finds it. What was found is remembered over a restart.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::damage::DamageLog;
 use super::pack_index::read_footer;
-use super::{ChunkStore, StoreError};
+use super::{ChunkStore, KnownDamage, StoreError};
 use crate::index::ChunkPlace;
 use crate::objects::{ObjectError, ObjectName};
 use crate::types::{ChunkId, PackId};
 
-/// What is known of the packs in this process. Bounded by the packs that there are.
+/// What is known of the packs. Bounded by the packs that there are.
 #[derive(Default)]
 pub(super) struct Trust {
     /// Grows with every job: what was looked at for an earlier one is looked at again.
     round: AtomicU64,
-    packs: Mutex<KnownPacks>,
-}
-
-#[derive(Default)]
-struct KnownPacks {
-    looked_at: HashMap<PackId, u64>,
-    damaged: HashSet<PackId>,
+    looked_at: Mutex<HashMap<PackId, u64>>,
+    damage: DamageLog,
 }
 
 impl Trust {
+    pub(super) fn new(damage: DamageLog) -> Self {
+        Self { damage, ..Self::default() }
+    }
+
     pub(super) fn begin_round(&self) {
         self.round.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn is_damaged(&self, pack: PackId) -> bool {
-        self.packs().damaged.contains(&pack)
+        self.damage.is_damaged(pack)
     }
 
-    /// Returns whether this is new.
-    pub(super) fn note_damaged(&self, pack: PackId) -> bool {
-        self.packs().damaged.insert(pack)
-    }
-
-    fn packs(&self) -> MutexGuard<'_, KnownPacks> {
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looked_at(&self) -> MutexGuard<'_, HashMap<PackId, u64>> {
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ChunkStore {
-    /// Returns a pack that has the chunk as far as can be told without reading it; `None` when it has to be stored.
-    pub(super) fn trusted_pack(&self, id: ChunkId) -> Result<Option<PackId>, StoreError> {
+    /// Returns the packs that have the chunk as far as can be told without reading it; when there is none, it has to
+    /// be stored.
+    pub(super) fn trusted_packs(&self, id: ChunkId) -> Result<impl Iterator<Item = PackId>, StoreError> {
         let places = self.index.places(id)?;
-        Ok(places.into_iter().map(|place| place.pack).find(|pack| self.is_trusted(*pack)))
+        Ok(places.into_iter().map(|place| place.pack).filter(|pack| self.is_trusted(*pack)))
     }
 
     fn is_trusted(&self, pack: PackId) -> bool {
         let round = self.trust.round.load(Ordering::Relaxed);
-        {
-            let known = self.trust.packs();
-            if known.damaged.contains(&pack) {
-                return false;
-            }
-            if known.looked_at.get(&pack) == Some(&round) {
-                return true;
-            }
-        }
-        if let Err(error) = self.look_at(pack) {
-            self.distrust(pack, &error);
+        if self.trust.is_damaged(pack) {
             return false;
         }
-        self.trust.packs().looked_at.insert(pack, round);
+        if self.trust.looked_at().get(&pack) == Some(&round) {
+            return true;
+        }
+        if let Err(error) = self.look_at(pack) {
+            if self.index.pack(pack).is_none() {
+                // Collected as garbage since it was looked up.
+                return false;
+            }
+            self.distrust(pack, None, &error);
+            return false;
+        }
+        self.trust.looked_at().insert(pack, round);
         true
     }
 
@@ -86,12 +84,34 @@ impl ChunkStore {
         read_footer(self.objects.as_ref(), pack, length).map(drop)
     }
 
-    /// New backups count on this pack no more.
-    pub(super) fn distrust(&self, pack: PackId, error: &StoreError) {
-        if self.trust.note_damaged(pack) {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    /// New backups count on this pack no more: a chunk in it, or the pack itself, is not what it should be.
+    pub(super) fn distrust(&self, pack: PackId, chunk: Option<ChunkId>, error: &StoreError) {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let why = if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
+        if self.trust.damage.note(pack, chunk, why) {
             tracing::error!(pack = %pack, cause, "{error}: what new backups need of this pack is stored again");
         }
+    }
+
+    /// Returns what is known to be damaged and still there.
+    pub fn known_damage(&self) -> Vec<KnownDamage> {
+        self.trust.damage.all()
+    }
+
+    /// A chunk was read from a pack and is right.
+    pub(super) fn trust_again(&self, pack: PackId, chunk: ChunkId) {
+        if !self.trust.is_damaged(pack) {
+            return;
+        }
+        self.trust.damage.clear(pack, Some(chunk));
+        if self.trust.is_damaged(pack) && self.look_at(pack).is_ok() {
+            self.trust.damage.clear(pack, None);
+        }
+    }
+
+    /// Forgets the damage of packs that are gone.
+    pub(super) fn forget_damage(&self, is_gone: impl Fn(PackId) -> bool) {
+        self.trust.damage.forget_packs(is_gone);
     }
 
     /// Puts the places that are likely to be good first.

@@ -1,6 +1,6 @@
 //! Writes chunks into packs.
 //!
-//! [`ChunkStore::prepare`] hashes and compresses and may run on many threads; [`ChunkWriter::add`] is called in
+//! [`WriteSession::prepare`] hashes and compresses and may run on many threads; [`ChunkWriter::add`] is called in
 //! image order, so that what is read together lies together. A full pack is synced and published by a thread of
 //! its own while the next one is filled. Chunks of packs that are not published yet are known to this writer only.
 
@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 
+use super::collection::Pins;
 use super::{ChunkStore, StoreError, metrics};
 use crate::format::codec::{self, Codec};
 use crate::format::pack::{self, PackEntry};
@@ -47,37 +48,65 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl ChunkStore {
+/// A job that stores chunks. What it counts on and what it writes is not collected as garbage while it lasts: until
+/// its manifest, which says from then on what is needed, is published.
+pub struct WriteSession {
+    store: Arc<ChunkStore>,
+    pins: Pins,
+}
+
+impl WriteSession {
+    /// Begins a session of the store's. Packs are looked at anew.
+    pub(super) fn begin(store: &Arc<ChunkStore>) -> Arc<Self> {
+        store.trust.begin_round();
+        Arc::new(Self { store: Arc::clone(store), pins: store.collection.pins() })
+    }
+
     /// Hashes a chunk and compresses it unless the repository has it.
     pub fn prepare(&self, plain: &[u8]) -> Result<PreparedChunk, StoreError> {
         let id = ChunkId::of(plain);
         let plain_length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        if let Some(pack) = self.trusted_pack(id)? {
+        if let Some(pack) = self.counted_on(id)? {
             return Ok(PreparedChunk { id, plain_length, stored: Stored::Before(pack) });
         }
         // Compressed into a buffer that is kept, so that a prepared chunk holds no more than it needs.
         let stored = SCRATCH.with_borrow_mut(|scratch| {
-            let codec = codec::compress(self.compression, plain, scratch);
+            let codec = codec::compress(self.store.compression, plain, scratch);
             Stored::New(codec, scratch.clone())
         });
         Ok(PreparedChunk { id, plain_length, stored })
     }
 
+    /// Says whether this job may count on a chunk being there.
+    pub fn contains(&self, id: ChunkId) -> Result<bool, StoreError> {
+        Ok(self.counted_on(id)?.is_some())
+    }
+
+    /// Returns a pack that has the chunk and keeps it, as far as can be told without reading it.
+    fn counted_on(&self, id: ChunkId) -> Result<Option<PackId>, StoreError> {
+        let mut packs = self.store.trusted_packs(id)?;
+        Ok(packs.find(|pack| self.pins.pin(*pack)))
+    }
+
+    /// Keeps a pack from being collected; `false` when it is going already.
+    pub(super) fn pin(&self, pack: PackId) -> bool {
+        self.pins.pin(pack)
+    }
+
     /// Starts writing. One writer belongs to one job.
     pub fn writer(self: &Arc<Self>) -> ChunkWriter {
-        self.trust.begin_round();
         let unpublished = Arc::new(Mutex::new(HashSet::new()));
         let (full_packs, receiver) = bounded::<FullPack>(UNPUBLISHED_MAX);
-        let store = Arc::clone(self);
+        let session = Arc::clone(self);
         let known = Arc::clone(&unpublished);
         let job = tracing::Span::current();
         let publisher = std::thread::spawn(move || {
             let _entered = job.enter();
             // The first error ends the loop and with it the channel: nothing is published behind a failed sync.
-            receiver.into_iter().try_for_each(|pack| pack.publish(&store, &known))
+            receiver.into_iter().try_for_each(|pack| pack.publish(&session, &known))
         });
         ChunkWriter {
-            store: Arc::clone(self),
+            session: Arc::clone(self),
             open: None,
             unpublished,
             publisher: Some((full_packs, publisher)),
@@ -91,7 +120,7 @@ impl ChunkStore {
 type Publisher = JoinHandle<Result<(), StoreError>>;
 
 pub struct ChunkWriter {
-    store: Arc<ChunkStore>,
+    session: Arc<WriteSession>,
     open: Option<OpenPack>,
     /// Chunks in the open pack and in those that wait for their sync.
     unpublished: Arc<Mutex<HashSet<ChunkId>>>,
@@ -117,20 +146,39 @@ impl ChunkWriter {
             return Ok(());
         }
         // Another writer may have been faster.
-        if let Some(pack) = self.store.trusted_pack(chunk.id)? {
+        if let Some(pack) = self.session.counted_on(chunk.id)? {
             metrics::DEDUPLICATED.add(chunk.plain_length);
             self.counted_on.insert(pack);
             return Ok(());
         }
+        self.append(chunk.id, chunk.plain_length, codec, &stored)?;
+        metrics::STORED.add(chunk.plain_length);
+        Ok(())
+    }
+
+    /// Adds a chunk as it is stored in another pack, whatever packs have it.
+    pub(super) fn add_stored(&mut self, entry: &PackEntry, stored: &[u8]) -> Result<(), StoreError> {
+        if lock(&self.unpublished).contains(&entry.id) {
+            return Ok(());
+        }
+        self.append(entry.id, entry.plain_length, entry.codec, stored)
+    }
+
+    fn append(
+        &mut self,
+        id: ChunkId,
+        plain_length: u32,
+        codec: Codec,
+        stored: &[u8],
+    ) -> Result<(), StoreError> {
         let pack = match &mut self.open {
             Some(pack) => pack,
-            None => self.open.insert(OpenPack::create(&self.store)?),
+            None => self.open.insert(OpenPack::create(&self.session.store)?),
         };
-        pack.append(chunk.id, chunk.plain_length, codec, &stored)?;
-        lock(&self.unpublished).insert(chunk.id);
-        metrics::STORED.add(chunk.plain_length);
+        pack.append(id, plain_length, codec, stored)?;
+        lock(&self.unpublished).insert(id);
         self.stats.chunk_count += 1;
-        self.stats.plain_bytes += u64::from(chunk.plain_length);
+        self.stats.plain_bytes += u64::from(plain_length);
         if pack.length >= pack::LENGTH_TARGET {
             self.close_pack()?;
         }
@@ -165,7 +213,7 @@ impl ChunkWriter {
     pub fn finish(mut self) -> Result<WriteStats, StoreError> {
         self.close_pack()?;
         self.join_publisher()?;
-        match self.counted_on.iter().find(|pack| self.store.trust.is_damaged(**pack)) {
+        match self.counted_on.iter().find(|pack| self.session.store.trust.is_damaged(**pack)) {
             Some(pack) => Err(StoreError::PackDamaged { pack: *pack }),
             None => Ok(self.stats),
         }
@@ -227,9 +275,15 @@ struct FullPack {
 }
 
 impl FullPack {
-    fn publish(self, store: &ChunkStore, unpublished: &Mutex<HashSet<ChunkId>>) -> Result<(), StoreError> {
+    fn publish(
+        self,
+        session: &WriteSession,
+        unpublished: &Mutex<HashSet<ChunkId>>,
+    ) -> Result<(), StoreError> {
+        // Before it can be seen, and taken for garbage.
+        session.pins.pin(self.id);
         self.object.finish()?;
-        store.index.insert_pack(self.id, self.length, &self.entries)?;
+        session.store.index.insert_pack(self.id, self.length, &self.entries)?;
         let mut unpublished = lock(unpublished);
         for entry in &self.entries {
             unpublished.remove(&entry.id);

@@ -16,11 +16,12 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 10] = [
+pub const CONTROL_FILES: [&str; 11] = [
     "backup",
     "cancel",
     "delete",
     "flatten",
+    "gc",
     "import",
     "reset-state",
     "restore",

@@ -1,7 +1,7 @@
 //! Is all well, and if not, what is wrong, since when, and what to do about it: for the operator, in `status.json` and
 //! as numbers in `metrics`. Docs: `docs/operations.md` has a section for each kind of problem.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -183,11 +183,12 @@ impl Vfs {
 
     /// What is known to be damaged in the packs.
     fn damage_problem(&self) -> Option<Problem> {
-        let count = self.repository.store().damaged_chunk_count();
-        let since = self.health.since(CHUNKS_DAMAGED, count > 0);
-        let why = format!("{count} chunks were found damaged or missing by readers; the log names them");
+        let damage = self.repository.store().known_damage();
+        let since = damage.iter().map(|place| place.found_at).min()?;
+        let packs: BTreeSet<_> = damage.iter().map(|place| place.pack).collect();
+        let why = format!("{} places are damaged in these packs: {}", damage.len(), named(packs.iter()));
         let remedy = "see to the repository's disk, and run `amberfs repo check --repair`".to_owned();
-        (count > 0).then(|| degraded(CHUNKS_DAMAGED, since, why, remedy))
+        Some(degraded(CHUNKS_DAMAGED, since, why, remedy))
     }
 }
 

@@ -103,8 +103,8 @@ impl Vfs {
         text.gauge("amberfs_index_packs", "Packs in the index.", index.pack_count);
         text.gauge("amberfs_index_chunks", "Chunks in the index.", index.chunk_count);
         text.gauge("amberfs_repository_pack_bytes", "Bytes of these packs.", index.pack_bytes);
-        let damaged = self.repository.store().damaged_chunk_count();
-        text.gauge("amberfs_chunks_damaged", "Chunks that were found damaged or missing.", damaged);
+        let damaged = self.repository.store().known_damage().len();
+        text.gauge("amberfs_chunks_damaged", "Places in packs that are known to be damaged.", damaged);
         let unreadable = self.repository.catalog().unreadable().len();
         text.gauge("amberfs_records_unreadable", "Records that could not be read at the start.", unreadable);
         let cache = self.repository.store().cache_stats();

@@ -63,8 +63,9 @@ fn an_index_of_another_repository_is_not_believed() {
     let other = tempfile::tempdir().unwrap();
     let engine = crate::support::engine::Engine::open(other.path(), Vec::new());
     let store = engine.operations.repository().store();
-    let mut writer = store.writer();
-    writer.add(store.prepare(b"another's chunk").unwrap()).unwrap();
+    let session = store.session();
+    let mut writer = session.writer();
+    writer.add(session.prepare(b"another's chunk").unwrap()).unwrap();
     writer.finish().unwrap();
     engine.close();
     history.delete_index();

@@ -183,13 +183,15 @@ fn a_chunk_that_two_packs_have_is_read_from_the_good_one() {
             let before: BTreeSet<_> = history.packs().into_iter().map(|(pack, _)| pack).collect();
             let engine = history.open();
             let store = engine.operations.repository().store();
-            let mut writers = [store.writer(), store.writer()];
-            for writer in &mut writers {
-                writer.add(store.prepare(&bytes).unwrap()).unwrap();
+            let sessions = [store.session(), store.session()];
+            let mut writers = sessions.each_ref().map(|session| session.writer());
+            for (writer, session) in writers.iter_mut().zip(&sessions) {
+                writer.add(session.prepare(&bytes).unwrap()).unwrap();
             }
             for writer in writers {
                 assert_eq!(writer.finish().unwrap().chunk_count, 1);
             }
+            drop(sessions);
             engine.close();
             let packs: Vec<_> =
                 history.packs().into_iter().filter(|(pack, _)| !before.contains(pack)).collect();
@@ -228,8 +230,9 @@ fn a_writer_that_counted_on_a_pack_does_not_finish_when_it_is_found_damaged_mean
     let id = ChunkId::of(bytes);
     let entry = entries.iter().find(|entry| entry.id == id).unwrap();
     for is_damaged in [false, true] {
-        let mut writer = store.writer();
-        writer.add(store.prepare(bytes).unwrap()).unwrap();
+        let session = store.session();
+        let mut writer = session.writer();
+        writer.add(session.prepare(bytes).unwrap()).unwrap();
         if is_damaged {
             flip_bit(&history.path(ObjectName::Pack(pack)), entry.offset as usize);
             assert!(store.load(id).is_err());
@@ -242,8 +245,9 @@ fn a_writer_that_counted_on_a_pack_does_not_finish_when_it_is_found_damaged_mean
             assert_eq!(finished.unwrap().chunk_count, 0, "it is there already");
         }
     }
-    let mut writer = store.writer();
-    writer.add(store.prepare(bytes).unwrap()).unwrap();
+    let session = store.session();
+    let mut writer = session.writer();
+    writer.add(session.prepare(bytes).unwrap()).unwrap();
     assert_eq!(writer.finish().unwrap().chunk_count, 1, "the next one stores it again");
     assert_eq!(store.load(id).unwrap()[..], *bytes);
 }

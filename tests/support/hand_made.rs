@@ -99,14 +99,14 @@ impl HandMade {
         size: usize,
         pieces: impl Iterator<Item = (usize, &'a [u8])>,
     ) -> BackupId {
-        let store = self.repository.store();
-        let mut chunks = store.writer();
+        let session = self.repository.store().session();
+        let mut chunks = session.writer();
         let mut manifest = ManifestWriter::create(self.repository.objects().as_ref(), size as u64).unwrap();
         for (offset, piece) in pieces {
             let target = if piece.iter().all(|byte| *byte == 0) {
                 Target::Zero
             } else {
-                let chunk = store.prepare(piece).unwrap();
+                let chunk = session.prepare(piece).unwrap();
                 let id = chunk.id;
                 chunks.add(chunk).unwrap();
                 Target::Chunk { id, offset: 0 }

@@ -7,14 +7,14 @@
 use super::work::Item;
 use crate::catalog::ManifestReference;
 use crate::format::manifest::{ManifestExtent, Target};
-use crate::store::{ChunkStore, ChunkWriter, ManifestWriter, StoreError, WriteStats};
+use crate::store::{ChunkWriter, ManifestWriter, StoreError, WriteSession, WriteStats};
 use crate::types::ByteRange;
 
 /// So many extents may wait for a gathered chunk: bounds the memory of an image with few changes and many holes.
 const WAITING_MAX: usize = 8192;
 
 pub(super) struct Assembler<'a> {
-    store: &'a ChunkStore,
+    session: &'a WriteSession,
     chunk_size: usize,
     chunks: ChunkWriter,
     manifest: ManifestWriter,
@@ -30,13 +30,13 @@ enum Waiting {
 
 impl<'a> Assembler<'a> {
     pub(super) fn new(
-        store: &'a ChunkStore,
+        session: &'a WriteSession,
         chunk_size: u64,
         chunks: ChunkWriter,
         manifest: ManifestWriter,
     ) -> Self {
         let chunk_size = usize::try_from(chunk_size).unwrap_or(usize::MAX);
-        Self { store, chunk_size, chunks, manifest, gathered: Vec::new(), waiting: Vec::new() }
+        Self { session, chunk_size, chunks, manifest, gathered: Vec::new(), waiting: Vec::new() }
     }
 
     pub(super) fn add(&mut self, item: Item) -> Result<(), StoreError> {
@@ -74,7 +74,7 @@ impl<'a> Assembler<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let chunk = self.store.prepare(&self.gathered)?;
+        let chunk = self.session.prepare(&self.gathered)?;
         let id = chunk.id;
         self.chunks.add(chunk)?;
         self.gathered.clear();

@@ -41,7 +41,10 @@ impl BackupJob {
         self.ended = true;
         match &result {
             Ok(()) => self.operations.clean_up_snapshots_of(self.id),
-            Err(end) => self.operations.end_backup(self.id, end),
+            Err(end) => {
+                self.operations.discard_manifest(self.id);
+                self.operations.end_backup(self.id, end);
+            }
         }
         result
     }
@@ -60,12 +63,7 @@ impl BackupJob {
         control.set_total(snapshot.info().size_bytes);
         let (manifest, stats) = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
         let image = operations.open_new_image(&record, &manifest)?;
-        if let Err(end) = confirm(snapshot, &image, control) {
-            // No record names it, and none is going to.
-            drop(image);
-            operations.repository.retire_manifests(vec![manifest.id], || ());
-            return Err(end);
-        }
+        confirm(snapshot, &image, control)?;
         operations.publish(&record, manifest, stats, &image, parent.as_deref())
     }
 }
@@ -121,7 +119,8 @@ impl Operations {
         parent: Option<&Image>,
         control: &JobControl,
     ) -> Result<(ManifestReference, WriteStats), JobEnd> {
-        let store = self.repository.store();
+        // Lasts until the manifest is published.
+        let session = self.repository.store().session();
         let chunk_size = self.repository.chunk_size();
         let base = self.base_of(record, parent);
         let strategy = match (&parent, &base) {
@@ -132,9 +131,16 @@ impl Operations {
         let size_bytes = snapshot.info().size_bytes;
         let objects = self.repository.objects();
         let manifest = ManifestWriter::create(objects.as_ref(), size_bytes).map_err(Refusal::from)?;
-        let mut assembler = Assembler::new(store, chunk_size, store.writer(), manifest);
+        // What is not of a backup that became available is known as that from before it is there: bringing records
+        // back from manifests must not bring back one that was never confirmed.
+        let id = manifest.id();
+        self.repository
+            .catalog()
+            .update(record.id, |record| record.retired_manifests.push(id))
+            .map_err(Refusal::from)?;
+        let mut assembler = Assembler::new(&session, chunk_size, session.writer(), manifest);
         let bytes_read = metrics::BYTES_READ.with([record.source.as_str()]);
-        let worker = Worker { snapshot, store, parent, chunk_size, bytes_read };
+        let worker = Worker { snapshot, session: &session, parent, chunk_size, bytes_read };
         copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
         let about = |stats: WriteStats| {
             let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };
@@ -161,6 +167,13 @@ impl Operations {
             created_at: base.created_at.to_system_time(),
             size_bytes: base.size_bytes,
         })
+    }
+
+    /// Removes the manifest of a backup that ended before it was available.
+    fn discard_manifest(self: &Arc<Self>, id: BackupId) {
+        if let Some(record) = self.repository.catalog().get(id) {
+            self.remove_retired_manifests(&record);
+        }
     }
 
     /// Opens the image of a backup whose record does not name its manifest yet.
@@ -203,6 +216,7 @@ impl Operations {
                 // The packs, the manifest and the record.
                 record.object_count = stats.pack_count + 2;
                 record.allocated_bytes = allocated_bytes;
+                record.retired_manifests.retain(|retired| *retired != manifest.id);
                 record.manifest = Some(manifest);
                 if !keeps_snapshot && record.snapshot.as_ref().is_some_and(|snapshot| !snapshot.ours) {
                     record.snapshot = None;

@@ -9,7 +9,7 @@ use crate::format::manifest::{ManifestExtent, Target};
 use crate::image::Image;
 use crate::metrics::Counter;
 use crate::source::Snapshot;
-use crate::store::{ChunkStore, PreparedChunk, StoreError};
+use crate::store::{PreparedChunk, StoreError, WriteSession};
 use crate::types::{ByteRange, ChunkId, Refusal};
 
 /// What one range of the snapshot became.
@@ -24,7 +24,7 @@ pub(super) enum Item {
 /// What all threads of one job share.
 pub(super) struct Worker<'a> {
     pub(super) snapshot: &'a dyn Snapshot,
-    pub(super) store: &'a ChunkStore,
+    pub(super) session: &'a WriteSession,
     pub(super) parent: Option<&'a Image>,
     pub(super) chunk_size: u64,
     pub(super) bytes_read: Arc<Counter>,
@@ -76,7 +76,7 @@ impl Worker<'_> {
         if is_zero(bytes) {
             items.push(Item::Zero(range));
         } else if self.is_whole_block(range) {
-            items.push(Item::Chunk(range, self.store.prepare(bytes)?));
+            items.push(Item::Chunk(range, self.session.prepare(bytes)?));
         } else {
             items.push(Item::Change(range, bytes.to_vec()));
         }
@@ -139,7 +139,7 @@ impl Worker<'_> {
         }
         for segment in &segments {
             if let Target::Chunk { id, .. } = segment.target
-                && !self.store.contains(id)?
+                && !self.session.contains(id)?
             {
                 return Ok(None);
             }
