@@ -15,10 +15,15 @@ const PROBED: &str = "events";
 /// Looks into the mount, and tells that the daemon is ready. What is returned is to be kept for as long as the mount is
 /// to be watched over.
 pub(super) fn ready(mountpoint: &Path) -> Result<Option<Watchdog>, DaemonError> {
-    let failed = |what| move |source| DaemonError::Io { what, source };
-    fs::metadata(mountpoint.join(PROBED)).map_err(failed("look into the mount"))?;
-    tell(&format!("READY=1\nSTATUS=serving {}", mountpoint.display()));
-    Watchdog::start(mountpoint.to_owned()).map_err(failed("start the thread that watches over the mount"))
+    match fs::metadata(mountpoint.join(PROBED)) {
+        Ok(_) => tell(&format!("READY=1\nSTATUS=serving {}", mountpoint.display())),
+        // Somebody may have unmounted it already, which ends the daemon in order.
+        Err(error) => {
+            tracing::warn!(%error, "the mount does not answer: the service manager is not told of it")
+        }
+    }
+    let failed = |source| DaemonError::Io { what: "start the thread that watches over the mount", source };
+    Watchdog::start(mountpoint.to_owned()).map_err(failed)
 }
 
 pub(super) fn stopping(status: &str) {
