@@ -7,6 +7,8 @@ pub mod types;
 
 pub mod sysio;
 
+pub mod metrics;
+
 pub mod jobs;
 
 pub mod format;

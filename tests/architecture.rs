@@ -12,9 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "types",
     "sysio",
+    "metrics",
     "jobs",
     "format",
     "objects",

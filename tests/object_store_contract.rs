@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use amberfs::objects::{DirectoryStore, ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use amberfs::objects::{
+    DirectoryStore, MeasuredStore, ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore,
+};
 use amberfs::types::{BackupId, ManifestId, PackId};
 
 use support::bytes::pattern;
@@ -34,20 +36,27 @@ trait Fixture {
 
 struct DirectoryFixture {
     folder: tempfile::TempDir,
-    store: DirectoryStore,
+    store: Box<dyn ObjectStore>,
 }
 
 impl DirectoryFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = DirectoryStore::create(folder.path()).unwrap();
-        Self { folder, store }
+        Self { folder, store: Box::new(store) }
+    }
+
+    /// One that is counted.
+    fn measured() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MeasuredStore::new(DirectoryStore::create(folder.path()).unwrap());
+        Self { folder, store: Box::new(store) }
     }
 }
 
 impl Fixture for DirectoryFixture {
     fn store(&self) -> &dyn ObjectStore {
-        &self.store
+        self.store.as_ref()
     }
 
     fn open_again(&self) -> Arc<dyn ObjectStore> {
@@ -71,6 +80,13 @@ macro_rules! claims {
             $(#[test]
             fn $claim() {
                 super::$claim(&super::DirectoryFixture::new());
+            })*
+        }
+
+        mod measured {
+            $(#[test]
+            fn $claim() {
+                super::$claim(&super::DirectoryFixture::measured());
             })*
         }
     };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::format::OutputArgs;
-use crate::daemon::{self, MountOptions, RepoInfoOptions, RepoInitOptions, RepositorySummary};
+use crate::daemon::{self, LogFormat, MountOptions, RepoInfoOptions, RepoInitOptions, RepositorySummary};
 use crate::types::ByteSize;
 
 /// Mount the tree of backups and serve it
@@ -21,6 +21,9 @@ Examples:
   amberfs mount /mnt/amberfs
   amberfs mount --config /etc/amberfs/test.toml --daemon /mnt/amberfs
   amberfs mount --repo /srv/backups --volumes /srv/volumes /mnt/amberfs
+
+Environment:
+  AMBERFS_LOG  what the log tells: error, warn, info, debug, amberfs::store=trace; without it, RUST_LOG
 
 Files:
   /etc/amberfs/amberfs.toml  the configuration, where neither --config nor --repo is given")]
@@ -44,6 +47,10 @@ pub struct MountArgs {
     /// Let other users see the tree, each what its project may see
     #[arg(long)]
     allow_other: bool,
+
+    /// How the log on standard error is written: text, or json with one object a line
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
 
     /// Empty directory to mount on
     mountpoint: PathBuf,
@@ -92,8 +99,8 @@ pub struct RepoInfoArgs {
 }
 
 pub fn mount(args: MountArgs) -> Result<(), CliError> {
-    let MountArgs { config, repo, volumes, daemon, allow_other, mountpoint } = args;
-    daemon::mount(&MountOptions { config, repo, volumes, mountpoint, daemon, allow_other })?;
+    let MountArgs { config, repo, volumes, daemon, allow_other, log_format, mountpoint } = args;
+    daemon::mount(&MountOptions { config, repo, volumes, mountpoint, daemon, allow_other, log_format })?;
     Ok(())
 }
 

@@ -11,11 +11,13 @@ mod error;
 mod logging;
 mod options;
 mod serve;
+mod service;
 
 use std::path::Path;
 
 pub use config::Config;
 pub use error::DaemonError;
+pub use logging::LogFormat;
 pub use options::{MountOptions, RepoInfoOptions, RepoInitOptions};
 use rustix::fs::Mode;
 
@@ -31,7 +33,7 @@ pub fn mount(options: &MountOptions) -> Result<(), DaemonError> {
     }
     allocator::limit_arenas();
     keep_private();
-    logging::start();
+    logging::start(options.log_format);
     serve::run(options)
 }
 

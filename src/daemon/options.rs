@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::LogFormat;
 use crate::types::ByteSize;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,7 @@ pub struct MountOptions {
     /// Detach when the mount is ready.
     pub daemon: bool,
     pub allow_other: bool,
+    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

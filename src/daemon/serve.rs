@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::config::Config;
-use super::{DaemonError, MountOptions, assemble, detach};
+use super::{DaemonError, MountOptions, assemble, detach, service};
 use crate::control::Commands;
 use crate::files::{FileTrees, FileTreesOptions};
 use crate::fuse::{self, FuseOptions};
@@ -45,12 +45,15 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     if detach::is_detached() {
         detach::report_ready()?;
     }
+    let watchdog = service::ready(&options.mountpoint)?;
     let unmounted = session.unmounted();
     select! {
         recv(signals) -> _ => tracing::info!("told to end"),
         recv(unmounted) -> _ => tracing::info!("unmounted"),
     }
+    service::stopping("waiting for the jobs to stop");
     end_jobs(&operations);
+    drop(watchdog);
     session.unmount();
     if let Err(error) = operations.repository().store().flush_index() {
         tracing::warn!(%error, "the index could not be flushed; the next start brings it up to date");

@@ -16,8 +16,9 @@ use fuser::{
 };
 
 use super::errno::errno;
+use super::requests::Operation;
 use super::server::{
-    Server, caller, guarded, reply_attributes, reply_done, reply_entry, reply_list,
+    Server, caller, guarded, guarded_until_answered, reply_attributes, reply_done, reply_entry, reply_list,
     reply_list_with_attributes, reply_open, reply_read,
 };
 use crate::types::ByteRange;
@@ -51,15 +52,15 @@ impl Filesystem for Server {
 
     fn lookup(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, name) = (caller(request), name.to_owned());
-        self.answer("lookup", folder, move |vfs| reply_entry(vfs, caller, folder, &name, reply));
+        self.answer(Operation::Lookup, folder, move |vfs| reply_entry(vfs, caller, folder, &name, reply));
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, lookups: u64) {
-        guarded("forget", || self.vfs.forget(inode.0, lookups));
+        guarded(Operation::Forget, || self.vfs.forget(inode.0, lookups));
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer("getattr", inode, move |vfs| reply_attributes(vfs, inode, reply));
+        self.answer(Operation::Getattr, inode, move |vfs| reply_attributes(vfs, inode, reply));
     }
 
     fn setattr(
@@ -83,7 +84,7 @@ impl Filesystem for Server {
         // What `>` and `touch` do to a control file or a scratch image means nothing and is accepted.
         let changes_owner = mode.is_some() || uid.is_some() || gid.is_some();
         let writable = self.vfs.check_writable(inode.0);
-        guarded("setattr", || match writable.and_then(|()| self.vfs.check_size(inode.0, size)) {
+        guarded(Operation::Setattr, || match writable.and_then(|()| self.vfs.check_size(inode.0, size)) {
             Ok(()) if !changes_owner => reply_attributes(&self.vfs, inode, reply),
             Ok(()) => reply.error(Errno::EROFS),
             Err(error) => reply.error(errno(&error)),
@@ -91,7 +92,7 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
-        self.answer("readlink", inode, move |vfs| match vfs.link_target(inode.0) {
+        self.answer(Operation::Readlink, inode, move |vfs| match vfs.link_target(inode.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
@@ -103,7 +104,7 @@ impl Filesystem for Server {
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
         };
         let uid = request.uid();
-        self.answer("open", inode, move |vfs| reply_open(vfs, inode, access, uid, reply));
+        self.answer(Operation::Open, inode, move |vfs| reply_open(vfs, inode, access, uid, reply));
     }
 
     fn read(
@@ -117,7 +118,7 @@ impl Filesystem for Server {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.answer("read", inode, move |vfs| reply_read(vfs, handle, offset, size, reply));
+        self.answer(Operation::Read, inode, move |vfs| reply_read(vfs, handle, offset, size, reply));
     }
 
     fn write(
@@ -132,7 +133,9 @@ impl Filesystem for Server {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || self.write_to(handle.0, caller(request), offset, bytes, reply));
+        guarded_until_answered(Operation::Write, |timer| {
+            self.write_to(timer, handle.0, caller(request), offset, bytes, reply)
+        });
     }
 
     fn flush(
@@ -143,7 +146,7 @@ impl Filesystem for Server {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        guarded("flush", || self.finish_writing(handle, request, reply));
+        guarded_until_answered(Operation::Flush, |timer| self.finish_writing(timer, handle, request, reply));
     }
 
     fn fsync(
@@ -154,7 +157,7 @@ impl Filesystem for Server {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("fsync", || self.sync(handle, request, reply));
+        guarded_until_answered(Operation::Fsync, |timer| self.sync(timer, handle, request, reply));
     }
 
     fn release(
@@ -167,7 +170,7 @@ impl Filesystem for Server {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || {
+        guarded(Operation::Release, || {
             self.vfs.close(handle.0);
             reply.ok();
         });
@@ -190,14 +193,14 @@ impl Filesystem for Server {
         };
         // A negative offset is as much outside of the file as one behind its end.
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        guarded("lseek", || match self.vfs.seek(handle.0, offset, seek) {
+        guarded(Operation::Lseek, || match self.vfs.seek(handle.0, offset, seek) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || match self.vfs.open_folder(caller(request), inode.0) {
+        guarded(Operation::Opendir, || match self.vfs.open_folder(caller(request), inode.0) {
             // Not to be cached: each who opens it gets a listing of his own.
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
@@ -212,7 +215,7 @@ impl Filesystem for Server {
         position: u64,
         reply: ReplyDirectory,
     ) {
-        self.answer("readdir", inode, move |vfs| reply_list(vfs, handle, position, reply));
+        self.answer(Operation::Readdir, inode, move |vfs| reply_list(vfs, handle, position, reply));
     }
 
     fn readdirplus(
@@ -223,7 +226,7 @@ impl Filesystem for Server {
         position: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.answer("readdirplus", inode, move |vfs| {
+        self.answer(Operation::Readdirplus, inode, move |vfs| {
             reply_list_with_attributes(vfs, handle, position, reply);
         });
     }
@@ -236,7 +239,7 @@ impl Filesystem for Server {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("releasedir", || {
+        guarded(Operation::Releasedir, || {
             self.vfs.close(handle.0);
             reply.ok();
         });
@@ -255,7 +258,7 @@ impl Filesystem for Server {
 
     /// Asked only when the kernel does not check permissions itself.
     fn access(&self, _request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        guarded("access", || match self.vfs.check_writable(inode.0) {
+        guarded(Operation::Access, || match self.vfs.check_writable(inode.0) {
             Err(error) if mask.contains(AccessFlags::W_OK) => reply.error(errno(&error)),
             _ => reply.ok(),
         });
@@ -264,7 +267,7 @@ impl Filesystem for Server {
     fn unlink(&self, request: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         // Every name that can be removed is UTF-8.
         let name = name.to_str().ok_or(VfsError::NotFound);
-        guarded("unlink", || {
+        guarded(Operation::Unlink, || {
             reply_done(name.and_then(|name| self.vfs.remove(caller(request), folder.0, name)), reply);
         });
     }
@@ -280,7 +283,9 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let range = ByteRange::new(offset, length);
-        guarded("fallocate", || self.allocate(handle, range, allocation(mode), reply));
+        guarded_until_answered(Operation::Fallocate, |timer| {
+            self.allocate(timer, handle, range, allocation(mode), reply)
+        });
     }
 
     // Nobody makes or moves anything in the tree.

@@ -3,11 +3,20 @@
 
 use fuser::Errno;
 
+use super::requests::count_error;
 use crate::files::FilesError;
 use crate::types::RefusalKind;
 use crate::vfs::VfsError;
 
+/// Returns the number for a request that is answered with it, and counts it.
 pub(super) fn errno(error: &VfsError) -> Errno {
+    let errno = errno_of(error);
+    count_error(errno);
+    tracing::debug!(errno = errno.code(), %error, "a request is answered with an error");
+    errno
+}
+
+fn errno_of(error: &VfsError) -> Errno {
     match error {
         VfsError::NotFound => Errno::ENOENT,
         VfsError::NotYours => Errno::EACCES,

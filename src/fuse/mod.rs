@@ -7,6 +7,7 @@ mod errno;
 mod error;
 mod mountpoint;
 mod pool;
+mod requests;
 mod server;
 mod session;
 

@@ -4,6 +4,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use fuser::Errno;
+
+use super::requests;
 
 const THREADS: usize = 8;
 
@@ -24,6 +27,7 @@ impl TaskPool {
             std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 for task in waiting {
                     if catch_unwind(AssertUnwindSafe(task)).is_err() {
+                        requests::count_fault();
                         tracing::error!(pool = name, "a request met a fault; the caller gets an I/O error");
                     }
                 }
@@ -46,6 +50,7 @@ impl TaskPool {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.tasks.try_send(Box::new(task))
         {
+            requests::count_error(Errno::EIO);
             tracing::error!(pool = self.name, "too many requests wait: one is not taken");
         }
     }

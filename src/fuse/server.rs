@@ -18,6 +18,8 @@ use fuser::{
 use super::attributes::{file_attributes, file_type};
 use super::errno::errno;
 use super::pool::TaskPool;
+use super::requests::{self, Operation, count_bytes_read};
+use crate::metrics::{Timer, register};
 use crate::types::ByteRange;
 use crate::vfs::{Access, Allocation, Caching, Caller, Vfs, VfsError, Written};
 
@@ -49,6 +51,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
+        register("fuse", requests::write);
         let pool = TaskPool::start("command", COMMANDS_WAITING_MAX)?;
         let inner_files = TaskPool::start("inner", INNER_WAITING_MAX)?;
         Ok(Self { vfs, pool, inner_files, syncs: TaskPool::start("sync", SYNCS_WAITING_MAX)? })
@@ -57,59 +60,92 @@ impl Server {
     /// Answers a request about an inode: here and now, or by a thread that may wait when it is about a file inside a backup.
     pub(super) fn answer(
         &self,
-        what: &'static str,
+        operation: Operation,
         inode: INodeNo,
         answer: impl FnOnce(&Vfs) + Send + 'static,
     ) {
         if self.vfs.may_take_long(inode.0) {
-            let vfs = Arc::clone(&self.vfs);
-            self.inner_files.run(move || answer(&vfs));
+            let (vfs, timer) = (Arc::clone(&self.vfs), operation.start());
+            self.inner_files.run(move || {
+                let _timer = timer;
+                answer(&vfs);
+            });
         } else {
-            guarded(what, || answer(&self.vfs));
+            guarded(operation, || answer(&self.vfs));
         }
     }
 
-    pub(super) fn write_to(&self, handle: u64, caller: Caller, offset: u64, bytes: &[u8], reply: ReplyWrite) {
+    pub(super) fn write_to(
+        &self,
+        timer: Option<Timer>,
+        handle: u64,
+        caller: Caller,
+        offset: u64,
+        bytes: &[u8],
+        reply: ReplyWrite,
+    ) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match self.vfs.write(handle, caller, offset, bytes) {
             Ok(Written::Stored | Written::Piece) => reply.written(length),
-            Ok(Written::Complete(execution)) => self.pool.run(move || match execution.run() {
-                Ok(()) => reply.written(length),
-                Err(error) => reply.error(errno(&error)),
+            Ok(Written::Complete(execution)) => self.pool.run(move || {
+                let _timer = timer;
+                match execution.run() {
+                    Ok(()) => reply.written(length),
+                    Err(error) => reply.error(errno(&error)),
+                }
             }),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
-    pub(super) fn finish_writing(&self, handle: FileHandle, request: &Request, reply: ReplyEmpty) {
+    pub(super) fn finish_writing(
+        &self,
+        timer: Option<Timer>,
+        handle: FileHandle,
+        request: &Request,
+        reply: ReplyEmpty,
+    ) {
         match self.vfs.flush(handle.0, caller(request)) {
             None => reply.ok(),
-            Some(execution) => self.pool.run(move || match execution.run() {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
+            Some(execution) => self.pool.run(move || {
+                let _timer = timer;
+                reply_done(execution.run(), reply);
             }),
         }
     }
 
     /// Runs what commands are left, and makes durable what was written.
-    pub(super) fn sync(&self, handle: FileHandle, request: &Request, reply: ReplyEmpty) {
+    pub(super) fn sync(
+        &self,
+        timer: Option<Timer>,
+        handle: FileHandle,
+        request: &Request,
+        reply: ReplyEmpty,
+    ) {
         if !self.vfs.wants_sync(handle.0) {
-            return self.finish_writing(handle, request, reply);
+            return self.finish_writing(timer, handle, request, reply);
         }
         let vfs = Arc::clone(&self.vfs);
-        self.syncs.run_or_wait(move || reply_done(vfs.sync(handle.0), reply));
+        self.syncs.run_or_wait(move || {
+            let _timer = timer;
+            reply_done(vfs.sync(handle.0), reply);
+        });
     }
 
     /// Makes a range read as zeros, or sees that there is room for it: on a large disk that takes a while.
     pub(super) fn allocate(
         &self,
+        timer: Option<Timer>,
         handle: FileHandle,
         range: ByteRange,
         allocation: Option<Allocation>,
         reply: ReplyEmpty,
     ) {
         let vfs = Arc::clone(&self.vfs);
-        self.syncs.run_or_wait(move || reply_done(vfs.allocate(handle.0, range, allocation), reply));
+        self.syncs.run_or_wait(move || {
+            let _timer = timer;
+            reply_done(vfs.allocate(handle.0, range, allocation), reply);
+        });
     }
 }
 
@@ -152,7 +188,10 @@ pub(super) fn reply_read(vfs: &Vfs, handle: FileHandle, offset: u64, size: u32, 
         }
         let into = buffer.get_mut(..size).unwrap_or_default();
         match vfs.read(handle.0, offset, into) {
-            Ok(length) => reply.data(into.get(..length).unwrap_or_default()),
+            Ok(length) => {
+                count_bytes_read(length);
+                reply.data(into.get(..length).unwrap_or_default());
+            }
             Err(error) => reply.error(errno(&error)),
         }
     });
@@ -208,8 +247,17 @@ pub(super) fn caller(request: &Request) -> Caller {
 }
 
 /// Runs a callback that may have a fault. Its reply is dropped then, which answers EIO.
-pub(super) fn guarded(what: &'static str, callback: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        tracing::error!(what, "a request met a fault; the caller gets an I/O error");
+pub(super) fn guarded(operation: Operation, callback: impl FnOnce()) {
+    guarded_until_answered(operation, |_timer| callback());
+}
+
+/// Does the same for one that may hand its reply on to another thread: the request takes as long as the callback, or
+/// whom it hands it to, keeps the timer.
+pub(super) fn guarded_until_answered(operation: Operation, callback: impl FnOnce(Option<Timer>)) {
+    let timer = operation.start();
+    if catch_unwind(AssertUnwindSafe(|| callback(timer))).is_err() {
+        requests::count_fault();
+        let request = operation.name();
+        tracing::error!(request, "a request met a fault; the caller gets an I/O error");
     }
 }

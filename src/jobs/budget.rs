@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::control::{JobControl, Stop};
+use super::metrics::{MEMORY, MEMORY_LIMIT};
 
 /// How long a stop may go unnoticed by somebody who waits for memory.
 const STOP_CHECKED_EVERY: Duration = Duration::from_millis(50);
@@ -42,6 +43,7 @@ pub struct Lease {
 
 impl Budget {
     pub fn new(bytes_max: u64) -> Self {
+        MEMORY_LIMIT.set(bytes_max);
         let shared = Shared { bytes_max, state: Mutex::default(), changed: Condvar::new() };
         Self { shared: Arc::new(shared) }
     }
@@ -74,6 +76,7 @@ impl Budget {
                 shared.changed.notify_all();
                 stopped?;
                 state.bytes_out += bytes;
+                MEMORY.take(bytes);
                 return Ok(Lease { shared: Arc::clone(shared), bytes });
             }
             state = shared
@@ -95,6 +98,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.bytes_out -= self.bytes;
+        MEMORY.give_back(self.bytes);
         self.shared.changed.notify_all();
     }
 }

@@ -7,6 +7,7 @@ mod changes;
 mod control;
 mod events;
 mod journal;
+mod metrics;
 mod queue;
 mod rate;
 mod report;
@@ -14,6 +15,7 @@ mod state_folder;
 mod table;
 
 pub use budget::{Budget, Lease};
+pub use changes::JournalFailure;
 pub use control::{JobControl, JobEnd, Stop};
 pub use events::{BackupEvent, Event, EventLog, EventObserver, EventReader, ProgressEvent};
 pub use queue::{JobQueue, JobQueueOptions};

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::JobError;
-use super::changes::Changes;
+use super::changes::{Changes, JournalFailure, JournalState};
 use super::control::{JobControl, JobEnd, Stop};
 use super::events::EventObserver;
 use super::journal::{Entry, Journal};
+use super::metrics;
 use super::report::{JobId, JobReport, JobSubject};
 use super::table::{Slot, Start, Table, Work};
 use crate::types::{Refusal, RefusalKind};
@@ -41,6 +42,7 @@ struct Shared {
     /// Held from the first trace of a change of a job's state until the change is in the table. Taken before `table`,
     /// which is never held during I/O: who looks at jobs does not wait for a disk.
     changes: Mutex<Changes>,
+    journal_state: JournalState,
     table: Mutex<Table>,
     job_ended: Condvar,
 }
@@ -61,7 +63,7 @@ impl JobQueue {
             Entry::Job(report) => table.restore(*report),
             Entry::LastId { last_id } => table.restore_last_id(last_id),
         });
-        let mut changes = Changes { journal: Some(journal), observer: Some(observer) };
+        let mut changes = Changes { journal: Some(journal), observer: Some(observer), ..Changes::default() };
         changes.compact(table.holdings());
         let shared = Shared::new(table, changes);
         let (ticking, ended) = crossbeam_channel::bounded(0);
@@ -155,6 +157,12 @@ impl JobQueue {
         table.reports(now)
     }
 
+    /// Says what is wrong with the journal of jobs, if it could not be written to when that was last tried: no job is
+    /// taken then.
+    pub fn journal_failure(&self) -> Option<JournalFailure> {
+        self.shared.journal_state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Asks a job to stop. A queued one has ended when this returns, a running one ends at its next checkpoint.
     pub fn cancel(&self, id: JobId) -> Result<(), JobError> {
         let unrun = self.shared.lock().stop(id, Stop::Cancelled)?;
@@ -199,8 +207,10 @@ impl Drop for JobQueue {
 
 impl Shared {
     fn new(table: Table, changes: Changes) -> Arc<Self> {
+        crate::metrics::register("jobs", metrics::write);
+        let journal_state = Arc::clone(&changes.journal_state);
         let (changes, table) = (Mutex::new(changes), Mutex::new(table));
-        Arc::new(Self { changes, table, job_ended: Condvar::new() })
+        Arc::new(Self { changes, journal_state, table, job_ended: Condvar::new() })
     }
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
@@ -242,7 +252,11 @@ impl Shared {
         for Start { report, control, work } in starts {
             let id = report.id;
             let shared_of_job = Arc::clone(shared);
+            // Told whatever is left out of the log: a warning says whose it is.
+            let span = tracing::error_span!("job", id = %id, kind = %report.kind, backup = report.backup);
             let run = move || {
+                let _entered = span.enter();
+                tracing::info!(volume = report.volume, "the job runs");
                 let end = catch_unwind(AssertUnwindSafe(|| work(&control)))
                     .unwrap_or_else(|panic| Err(JobEnd::Failed(panicked(panic.as_ref()))));
                 shared_of_job.end(id, end);
@@ -262,6 +276,8 @@ impl Shared {
         let is_interrupted = end == Err(JobEnd::Stopped(Stop::Shutdown));
         if !is_interrupted {
             changes.ended(&report, || self.lock().holdings());
+            metrics::count_end(&report);
+            tell_end(&report);
         }
         self.lock().end(report, is_interrupted);
         drop(changes);
@@ -287,6 +303,14 @@ impl Shared {
         for (id, work) in unrun {
             self.drop_unrun(id, work, Stop::Shutdown);
         }
+    }
+}
+
+fn tell_end(report: &JobReport) {
+    let JobReport { id, kind, state, bytes_done, error, .. } = report;
+    match error {
+        Some(error) => tracing::warn!(job = %id, %kind, %state, bytes_done, %error, "the job ended"),
+        None => tracing::info!(job = %id, %kind, %state, bytes_done, "the job ended"),
     }
 }
 

@@ -4,10 +4,12 @@
 
 mod directory;
 mod error;
+mod measured;
 mod name;
 
 pub use directory::DirectoryStore;
 pub use error::ObjectError;
+pub use measured::MeasuredStore;
 pub use name::{ObjectKind, ObjectName};
 
 /// An object in a listing.

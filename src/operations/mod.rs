@@ -14,6 +14,7 @@ mod differing;
 mod flatten;
 mod gc;
 mod import;
+mod metrics;
 mod quota;
 mod recovery;
 mod refusal;
@@ -108,6 +109,7 @@ impl Operations {
         scratch: Arc<ScratchImages>,
         options: OperationsOptions,
     ) -> Arc<Self> {
+        crate::metrics::register("operations", metrics::write);
         let budget = Budget::new(options.memory_bytes);
         Arc::new(Self {
             repository,

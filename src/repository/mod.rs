@@ -33,9 +33,10 @@ use crate::format::document;
 use crate::format::header::{Compatibility, RepositoryHeader};
 use crate::image::{Image, ImageCaches};
 use crate::index::ChunkIndex;
-use crate::objects::{DirectoryStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use crate::objects::{DirectoryStore, MeasuredStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::store::ChunkStore;
 use crate::sysio::lock::{self, FileLock};
+use crate::sysio::space::{self, Space};
 use crate::sysio::{atomic, clock};
 use crate::types::{BackupId, ByteSize, ManifestId, RepositoryId};
 
@@ -124,7 +125,7 @@ impl Repository {
         };
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, options.cache_bytes / 8)?;
-        let objects: Arc<dyn ObjectStore> = Arc::new(directory);
+        let objects: Arc<dyn ObjectStore> = Arc::new(MeasuredStore::new(directory));
         let location = objects.location();
         let catalog = Catalog::load(Arc::clone(&objects))?;
         let state_folder = state_folder_beside(&index_path);
@@ -157,6 +158,15 @@ impl Repository {
 
     pub fn is_read_only(&self) -> bool {
         self.write_lock.is_none()
+    }
+
+    /// Returns the room on the repository's disk, and an error when the repository is not there any more. May take as long
+    /// as a file server that does not answer.
+    pub fn space(&self) -> Result<Space, RepositoryError> {
+        let Location::Directory(path) = self.location.parse()?;
+        // Where a file system was mounted, its folder is still there when it is not.
+        self.objects().length(ObjectName::Header)?;
+        space::of(&path).map_err(|source| RepositoryError::Io { path, source })
     }
 
     /// Where this machine remembers what is no part of the repository, beside the index. It may be lost at any time.

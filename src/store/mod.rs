@@ -12,6 +12,7 @@ mod examine;
 mod garbage;
 mod manifest_reader;
 mod manifest_writer;
+mod metrics;
 mod pack_index;
 mod trust;
 mod writer;
@@ -91,6 +92,7 @@ impl ChunkStore {
             collection: Arc::default(),
             reindexed: AtomicBool::new(false),
         };
+        crate::metrics::register("store", metrics::write);
         store.index_new_packs()?;
         Ok(Arc::new(store))
     }
@@ -194,6 +196,7 @@ impl ChunkStore {
                     // Collected as garbage since it was looked up: a chunk that is needed is in another pack by now.
                     Err(_) if self.index.pack(place.pack).is_none() => {}
                     Err(error) => {
+                        metrics::READS_DAMAGED.increment();
                         self.report(id, error);
                         self.distrust(place.pack, Some(id), error);
                     }
@@ -202,6 +205,7 @@ impl ChunkStore {
             }
         }
         if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
+            metrics::READS_DAMAGED.increment();
             self.report(id, error);
         }
         result
@@ -229,6 +233,7 @@ impl ChunkStore {
         if ChunkId::of(plain) != id {
             return Err(corrupt("its bytes have another SHA-256".to_owned()));
         }
+        metrics::LOADED.add(place.plain_length);
         Ok(())
     }
 

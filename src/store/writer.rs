@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Sender, bounded};
 
 use super::collection::Pins;
-use super::{ChunkStore, StoreError};
+use super::{ChunkStore, StoreError, metrics};
 use crate::format::codec::{self, Codec};
 use crate::format::pack::{self, PackEntry};
 use crate::objects::{ObjectName, ObjectWriter};
@@ -99,7 +99,9 @@ impl WriteSession {
         let (full_packs, receiver) = bounded::<FullPack>(UNPUBLISHED_MAX);
         let session = Arc::clone(self);
         let known = Arc::clone(&unpublished);
+        let job = tracing::Span::current();
         let publisher = std::thread::spawn(move || {
+            let _entered = job.enter();
             // The first error ends the loop and with it the channel: nothing is published behind a failed sync.
             receiver.into_iter().try_for_each(|pack| pack.publish(&session, &known))
         });
@@ -133,20 +135,25 @@ impl ChunkWriter {
     pub fn add(&mut self, chunk: PreparedChunk) -> Result<(), StoreError> {
         let (codec, stored) = match chunk.stored {
             Stored::Before(pack) => {
+                metrics::DEDUPLICATED.add(chunk.plain_length);
                 self.counted_on.insert(pack);
                 return Ok(());
             }
             Stored::New(codec, stored) => (codec, stored),
         };
         if lock(&self.unpublished).contains(&chunk.id) {
+            metrics::DEDUPLICATED.add(chunk.plain_length);
             return Ok(());
         }
         // Another writer may have been faster.
         if let Some(pack) = self.session.counted_on(chunk.id)? {
+            metrics::DEDUPLICATED.add(chunk.plain_length);
             self.counted_on.insert(pack);
             return Ok(());
         }
-        self.append(chunk.id, chunk.plain_length, codec, &stored)
+        self.append(chunk.id, chunk.plain_length, codec, &stored)?;
+        metrics::STORED.add(chunk.plain_length);
+        Ok(())
     }
 
     /// Adds a chunk as it is stored in another pack, whatever packs have it.

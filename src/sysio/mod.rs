@@ -18,5 +18,7 @@ pub mod patched;
 pub mod process;
 pub mod reflink;
 pub mod rename;
+pub mod service_manager;
+pub mod space;
 
 pub use error::PathError;

@@ -76,6 +76,7 @@ impl Vfs {
             }
             Node::Readme
             | Node::Status
+            | Node::Metrics
             | Node::Info(_)
             | Node::Record(_)
             | Node::Job(_)

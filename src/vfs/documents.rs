@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::health::{Health, Problem, health};
 use super::node::Node;
 use super::owners::Owner;
 use super::{Vfs, VfsError};
@@ -34,6 +35,10 @@ impl Vfs {
             }
             Node::Status => {
                 let text = Cow::Owned(line(&self.status()));
+                Ok(Document { text, mode: 0o440, owner: operator, time: crate::sysio::clock::now().into() })
+            }
+            Node::Metrics => {
+                let text = Cow::Owned(self.metrics());
                 Ok(Document { text, mode: 0o440, owner: operator, time: crate::sysio::clock::now().into() })
             }
             Node::Info(id) => self.info(*id),
@@ -111,16 +116,18 @@ impl Vfs {
         for report in self.jobs.reports() {
             *jobs.entry(report.state.to_string()).or_default() += 1;
         }
+        let problems = self.problems();
         let sources: Vec<_> = self
             .volumes
             .states()
-            .map(|(name, kind, error)| SourceStatus { name: name.to_string(), kind, error })
+            .map(|state| SourceStatus { name: state.name.to_string(), kind: state.kind, error: state.error })
             .collect();
         let index = self.repository.store().index_stats();
         let chunks = self.repository.store().cache_stats();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            health: if sources.iter().all(|source| source.error.is_none()) { "ok" } else { "degraded" },
+            health: health(&problems),
+            problems,
             pid: std::process::id(),
             started_at: self.started_at,
             repository: RepositoryStatus {
@@ -154,8 +161,9 @@ pub(super) fn line(value: &impl Serialize) -> String {
 #[derive(Serialize)]
 struct Status<'a> {
     version: &'static str,
-    /// `ok`, or `degraded` when a source does not answer.
-    health: &'static str,
+    health: Health,
+    /// Why the health is not `ok`.
+    problems: Vec<Problem>,
     /// Of the daemon, so that who unmounts can wait for its end.
     pid: u32,
     started_at: Timestamp,

@@ -64,6 +64,7 @@ impl Vfs {
             Node::Root
             | Node::Readme
             | Node::Status
+            | Node::Metrics
             | Node::Events
             | Node::ControlFolder
             | Node::Control(_)

@@ -25,6 +25,8 @@ struct State<T> {
     /// Since when a question is open: there is one at a time, however many ask it.
     asked_at: Option<Instant>,
     error: Option<String>,
+    /// Since when there is one.
+    failing_since: Option<Timestamp>,
 }
 
 /// How new an answer must be.
@@ -47,7 +49,14 @@ impl<T: Clone + Send + 'static> Inquiry<T> {
         deadline: Duration,
         ask: impl Fn() -> Result<T, String> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let state = State { answer: None, answered_at: None, holds_from: None, asked_at: None, error: None };
+        let state = State {
+            answer: None,
+            answered_at: None,
+            holds_from: None,
+            asked_at: None,
+            error: None,
+            failing_since: None,
+        };
         let (state, answered) = (Mutex::new(state), Condvar::new());
         Arc::new(Self { subject, ask: Box::new(ask), deadline, state, answered })
     }
@@ -67,7 +76,7 @@ impl<T: Clone + Send + 'static> Inquiry<T> {
             while state.asked_at == Some(asked_at) {
                 let left = self.deadline.saturating_sub(asked_at.elapsed());
                 if left.is_zero() {
-                    state.fail(&self.subject, format!("no answer within {} s", self.deadline.as_secs_f32()));
+                    state.fail(&self.subject, self.too_late());
                     return state.known();
                 }
                 state = self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -78,9 +87,31 @@ impl<T: Clone + Send + 'static> Inquiry<T> {
         state.known()
     }
 
+    /// Has it asked if what is known is older than this, and does not wait for the answer.
+    pub(super) fn renew(self: &Arc<Self>, age_max: Duration) {
+        let mut state = self.lock();
+        match state.asked_at {
+            Some(asked_at) if asked_at.elapsed() >= self.deadline => {
+                state.fail(&self.subject, self.too_late());
+            }
+            Some(_) => {}
+            None if state.is_new_enough(Wanted { age_max, after: None }) => {}
+            None => drop(self.open(&mut state)),
+        }
+    }
+
+    fn too_late(&self) -> String {
+        format!("no answer within {} s", self.deadline.as_secs_f32())
+    }
+
     /// Returns what was wrong when it was asked last.
     pub(super) fn error(&self) -> Option<String> {
         self.lock().error.clone()
+    }
+
+    /// Returns since when it is asked in vain.
+    pub(super) fn failing_since(&self) -> Option<Timestamp> {
+        self.lock().failing_since
     }
 
     /// Has a thread ask; it may take as long as it likes.
@@ -125,6 +156,7 @@ impl<T: Clone> State<T> {
     }
 
     fn succeed(&mut self, subject: &str, answer: T) {
+        self.failing_since = None;
         if self.error.take().is_some() {
             tracing::info!(subject, "there is an answer again");
         }
@@ -136,6 +168,7 @@ impl<T: Clone> State<T> {
         if self.error.is_none() {
             tracing::warn!(subject, error, "there is no answer: what was known last is all there is");
         }
+        self.failing_since = self.failing_since.or_else(|| Some(clock::now()));
         self.error = Some(error);
     }
 

@@ -11,12 +11,14 @@ mod documents;
 mod error;
 mod files;
 mod handles;
+mod health;
 mod holders;
 mod inodes;
 mod inquiry;
 mod insides;
 mod links;
 mod listing;
+mod metrics;
 mod names;
 mod node;
 mod owners;
@@ -52,6 +54,7 @@ use crate::sysio::clock;
 use crate::types::{BackupId, ByteRange, Timestamp};
 use control_file::{ControlFiles, OpenControl};
 use handles::{HandleTable, Open, OpenImage, OpenPart};
+use health::HealthMemory;
 use inodes::InodeTable;
 use insides::{Disk, Insides};
 use listing::OpenFolder;
@@ -119,6 +122,7 @@ pub struct Vfs {
     events: Arc<EventLog>,
     volumes: VolumeListings,
     quotas: Quotas,
+    health: HealthMemory,
     owners: Owners,
     control_group: u32,
     control_files: Arc<ControlFiles>,
@@ -172,6 +176,7 @@ pub struct Opened {
 impl Vfs {
     pub fn new(parts: VfsParts) -> Arc<Self> {
         Arc::new(Self {
+            health: HealthMemory::new(&parts.repository, parts.listing_times.deadline),
             repository: parts.repository,
             scratch: parts.scratch,
             jobs: parts.jobs,

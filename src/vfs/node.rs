@@ -15,6 +15,8 @@ pub enum Node {
     Root,
     Readme,
     Status,
+    /// Numbers for whoever watches over it.
+    Metrics,
     /// One line for each thing that happens.
     Events,
     ControlFolder,
@@ -104,6 +106,7 @@ impl Node {
             Self::BackupLink(_) | Self::LatestLink(_) => NodeKind::Link,
             Self::Readme
             | Self::Status
+            | Self::Metrics
             | Self::Events
             | Self::Control(_)
             | Self::Image(_)
@@ -140,6 +143,7 @@ impl Node {
             Self::Root
             | Self::Readme
             | Self::Status
+            | Self::Metrics
             | Self::Events
             | Self::ControlFolder
             | Self::Control(_)
@@ -196,6 +200,7 @@ impl Node {
             // Who follows the events with tail looks at their length again and again.
             Self::Events
             | Self::Status
+            | Self::Metrics
             | Self::Control(_)
             | Self::Info(_)
             | Self::Record(_)

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::inquiry::{Inquiry, Wanted};
 use super::volumes::ListingTimes;
-use crate::catalog::Project;
+use crate::catalog::{Project, Quota};
 use crate::operations::{BackupUse, Operations, VolumeUse};
 use crate::types::{ProjectName, Timestamp};
 
@@ -72,6 +72,11 @@ impl Quotas {
     /// Returns the names of the projects, sorted.
     pub(super) fn projects(&self) -> impl Iterator<Item = &ProjectName> {
         self.projects.keys()
+    }
+
+    /// Returns the projects and their limits, sorted by name.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (&ProjectName, Quota)> {
+        self.projects.iter().map(|(name, of)| (name, of.project.quota))
     }
 
     /// Returns what is used now. Of the volumes, what was counted lately, but after `changed_at`; nothing when a source

@@ -18,12 +18,13 @@ use crate::jobs::JobId;
 use crate::types::{BackupId, ProjectName, SourceName, VolumeName};
 
 /// What is in the root, sorted.
-const ROOT_CHILDREN: [(&str, Node); 9] = [
+const ROOT_CHILDREN: [(&str, Node); 10] = [
     ("README", Node::Readme),
     ("backups", Node::BackupsFolder),
     ("control", Node::ControlFolder),
     ("events", Node::Events),
     ("jobs", Node::JobsFolder),
+    ("metrics", Node::Metrics),
     ("quotas", Node::QuotasFolder),
     ("scratch", Node::ScratchFolder),
     ("status.json", Node::Status),
@@ -84,6 +85,7 @@ impl Vfs {
             }
             Node::Readme
             | Node::Status
+            | Node::Metrics
             | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)
@@ -145,6 +147,7 @@ impl Vfs {
             Node::Inner(inner) => Children::Inner(inner.clone(), self.tree(&inner.place)?),
             Node::Readme
             | Node::Status
+            | Node::Metrics
             | Node::Events
             | Node::Control(_)
             | Node::BackupLink(_)

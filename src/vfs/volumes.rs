@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inquiry::{Inquiry, Wanted};
 use crate::source::{Source, Sources};
-use crate::types::{SourceName, VolumeName};
+use crate::types::{SourceName, Timestamp, VolumeName};
 
 /// How old what a source says may be, and how long it may take to say it anew.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,14 @@ const MISS_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub struct VolumeListings {
     times: ListingTimes,
     listings: Vec<SourceListing>,
+}
+
+pub(super) struct SourceState<'a> {
+    pub(super) name: &'a SourceName,
+    pub(super) kind: &'static str,
+    /// What was wrong when it was listed last.
+    pub(super) error: Option<String>,
+    pub(super) failing_since: Option<Timestamp>,
 }
 
 struct SourceListing {
@@ -58,9 +66,19 @@ impl VolumeListings {
         self.listings.iter().map(|listing| &listing.name)
     }
 
-    /// Returns each source's name, kind, and what was wrong when it was listed last.
-    pub fn states(&self) -> impl Iterator<Item = (&SourceName, &'static str, Option<String>)> {
-        self.listings.iter().map(|listing| (&listing.name, listing.kind, listing.names.error()))
+    /// Returns what is known of each source.
+    pub(super) fn states(&self) -> impl Iterator<Item = SourceState<'_>> {
+        self.listings.iter().map(|listing| SourceState {
+            name: &listing.name,
+            kind: listing.kind,
+            error: listing.names.error(),
+            failing_since: listing.names.failing_since(),
+        })
+    }
+
+    /// Has the sources asked again of which nothing so new is known, and waits for none of them.
+    pub(super) fn renew(&self, age_max: Duration) {
+        self.listings.iter().for_each(|listing| listing.names.renew(age_max));
     }
 
     /// Returns the names of a source's volumes, sorted; none for a source that is not configured.

@@ -84,15 +84,12 @@ impl Daemon {
 
     /// Starts the process and waits until it serves.
     pub fn serve(&mut self) {
-        let log = OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_amberfs"))
-            .args(["mount", "--config"])
-            .arg(self.folder.path().join("amberfs.toml"))
-            .arg(self.mount())
-            .stderr(log)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        self.serve_with(|_| ());
+    }
+
+    /// Starts it in another way, and waits until it serves.
+    pub fn serve_with(&mut self, change: impl FnOnce(&mut Command)) {
+        let mut process = self.spawn(change);
         until("the mount", || {
             if let Some(status) = process.try_wait().unwrap() {
                 panic!("the daemon ended with {status}: {}", self.log());
@@ -101,6 +98,16 @@ impl Daemon {
             fs::read(self.mount().join("status.json")).ok()
         });
         self.process = Some(process);
+    }
+
+    /// Starts the process in another way, and waits for nothing.
+    pub fn spawn(&self, change: impl FnOnce(&mut Command)) -> Child {
+        let log = OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
+        command.args(["mount", "--config"]).arg(self.folder.path().join("amberfs.toml")).arg(self.mount());
+        command.stderr(log).stdout(Stdio::null());
+        change(&mut command);
+        command.spawn().unwrap()
     }
 
     pub fn folder(&self) -> &Path {

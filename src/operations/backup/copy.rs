@@ -47,10 +47,18 @@ pub(super) fn copy(
         let _ = token_returns.try_send(());
     }
     thread::scope(|scope| {
-        let planning = scope.spawn(|| plan_spans(worker, strategy, budget, control, tasks, tokens));
+        let planning_job = tracing::Span::current();
+        let planning = scope.spawn(move || {
+            let _entered = planning_job.enter();
+            plan_spans(worker, strategy, budget, control, tasks, tokens)
+        });
         for _ in 0..working_threads() {
             let (tasks, results) = (task_receiver.clone(), results.clone());
-            scope.spawn(move || work_spans(worker, control, &tasks, &results));
+            let job = tracing::Span::current();
+            scope.spawn(move || {
+                let _entered = job.enter();
+                work_spans(worker, control, &tasks, &results);
+            });
         }
         // The threads hold the only other ends now: the loops end when they do.
         drop((task_receiver, results));

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::super::Operations;
 use super::super::restore::patiently;
+use super::super::{Operations, metrics};
 use super::assemble::Assembler;
 use super::copy;
 use super::plan::Strategy;
@@ -139,7 +139,8 @@ impl Operations {
             .update(record.id, |record| record.retired_manifests.push(id))
             .map_err(Refusal::from)?;
         let mut assembler = Assembler::new(&session, chunk_size, session.writer(), manifest);
-        let worker = Worker { snapshot, session: &session, parent, chunk_size };
+        let bytes_read = metrics::BYTES_READ.with([record.source.as_str()]);
+        let worker = Worker { snapshot, session: &session, parent, chunk_size, bytes_read };
         copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
         let about = |stats: WriteStats| {
             let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };

@@ -7,6 +7,7 @@ use super::super::zeros::is_zero;
 use super::plan::{Piece, PieceKind, Span};
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::image::Image;
+use crate::metrics::Counter;
 use crate::source::Snapshot;
 use crate::store::{PreparedChunk, StoreError, WriteSession};
 use crate::types::{ByteRange, ChunkId, Refusal};
@@ -26,6 +27,7 @@ pub(super) struct Worker<'a> {
     pub(super) session: &'a WriteSession,
     pub(super) parent: Option<&'a Image>,
     pub(super) chunk_size: u64,
+    pub(super) bytes_read: Arc<Counter>,
 }
 
 impl Worker<'_> {
@@ -40,6 +42,7 @@ impl Worker<'_> {
         let (mut data, _) = buffer.split_at_mut(length);
         if !ranges.is_empty() {
             self.snapshot.read(&ranges, data)?;
+            self.bytes_read.add(span.data_bytes);
         }
         let mut items = Vec::new();
         for piece in &span.pieces {

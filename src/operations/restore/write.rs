@@ -7,6 +7,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::super::differing::differing;
+use super::super::metrics::BYTES_RESTORED;
 use super::super::refusal::unreadable;
 use super::compare::Comparison;
 use crate::jobs::{Budget, JobControl, JobEnd, Lease};
@@ -81,7 +82,9 @@ impl Filling<'_> {
             for _ in 0..thread::available_parallelism().map_or(2, NonZeroUsize::get) + 2 {
                 let receiver = receiver.clone();
                 let failure = &failure;
+                let job = tracing::Span::current();
                 scope.spawn(move || {
+                    let _entered = job.enter();
                     if let Err(refusal) = self.work(&receiver)
                         && let Ok(mut failure) = failure.lock()
                     {
@@ -153,10 +156,16 @@ impl Filling<'_> {
             if task.compares {
                 self.write_differing(task.range, &buffer)?;
             } else {
-                self.writer.write(task.range.start(), &buffer)?;
+                self.write(task.range.start(), &buffer)?;
             }
             self.control.add_done(task.range.len());
         }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+        self.writer.write(offset, bytes)?;
+        BYTES_RESTORED.add(bytes.len() as u64);
+        Ok(())
     }
 
     /// Writes what the volume does not hold yet.
@@ -176,7 +185,7 @@ impl Filling<'_> {
             let start = usize::try_from(run.start() - range.start()).unwrap_or(usize::MAX);
             let behind = bytes.get(start..).unwrap_or_default();
             let length = usize::try_from(run.len()).unwrap_or(usize::MAX);
-            self.writer.write(run.start(), behind.get(..length).unwrap_or(behind))?;
+            self.write(run.start(), behind.get(..length).unwrap_or(behind))?;
         }
         Ok(())
     }
