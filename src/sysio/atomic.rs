@@ -94,12 +94,25 @@ pub fn create_folder(path: &Path) -> Result<(), PathError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_folder(parent)?;
     }
+    ensure_folder(path)
+}
+
+/// Makes a folder whose parent is there, and its name durable also when it was there already: whoever made it may have
+/// ended, or failed, before that.
+pub fn ensure_folder(path: &Path) -> Result<(), PathError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(PathError::new("create folder", path, error))
         }
         _ => sync_folder_of(path),
     }
+}
+
+/// Makes the names in a folder durable: those that a killed writer gave, too.
+pub fn sync_folder(folder: &Path) -> Result<(), PathError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| PathError::new("sync folder", folder, error))
 }
 
 /// Removes the files in a folder of temporary files: what a killed writer left. Folders in it are not ours.
@@ -119,9 +132,7 @@ fn sync_folder_of(path: &Path) -> Result<(), PathError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| PathError::new("sync folder", folder, error))
+    sync_folder(folder)
 }
 
 #[cfg(test)]
