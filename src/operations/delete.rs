@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
+use crossbeam_channel::Receiver;
+
 use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
@@ -45,8 +47,14 @@ impl Operations {
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let (planned, asked) = self.plan_delete(requester, requests)?;
         let mut jobs = HashMap::new();
-        for record in planned {
-            jobs.insert(record.id, self.submit_delete(&record)?);
+        // None begins before all are accepted. Dropped on the way out, it cancels those that were.
+        let (accept, accepted) = crossbeam_channel::bounded(planned.len());
+        for record in &planned {
+            jobs.insert(record.id, self.submit_delete(record, accepted.clone())?);
+        }
+        for _ in &planned {
+            // There is room for all, whether the jobs have begun to wait or not.
+            let _ = accept.try_send(());
         }
         let answer = |id: &BackupId| Some(DeleteAccepted { backup: *id, job: *jobs.get(id)? });
         Ok(asked.iter().filter_map(answer).collect())
@@ -110,18 +118,26 @@ impl Operations {
     }
 
     /// Marks the backup as `deleting`, unless it is being restored, and queues the job.
-    fn submit_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
-        let (subject, job) = self.delete_job(record)?;
+    fn submit_delete(
+        self: &Arc<Self>,
+        record: &BackupRecord,
+        accepted: Receiver<()>,
+    ) -> Result<JobId, Refusal> {
+        let (subject, job) = self.delete_job(record, Some(accepted))?;
         Ok(self.jobs.submit("delete", subject, Slot::Free, move |control| job.run(control))?)
     }
 
     /// Queues the job of a delete that the daemon before this one did not finish, under the number that it had.
     pub(super) fn resume_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
-        let (subject, job) = self.delete_job(record)?;
+        let (subject, job) = self.delete_job(record, None)?;
         Ok(self.jobs.resume("delete", subject, Slot::Free, move |control| job.run(control))?)
     }
 
-    fn delete_job(self: &Arc<Self>, record: &BackupRecord) -> Result<(JobSubject, DeleteJob), Refusal> {
+    fn delete_job(
+        self: &Arc<Self>,
+        record: &BackupRecord,
+        accepted: Option<Receiver<()>>,
+    ) -> Result<(JobSubject, DeleteJob), Refusal> {
         // A restore is cancelled by the job, and cleans up behind itself first.
         if record.status != BackupStatus::Restoring {
             self.mark_deleting(record.id, record.status)?;
@@ -140,7 +156,7 @@ impl Operations {
             status => (status, record.fail_reason.clone()),
         };
         let operations = Arc::clone(self);
-        Ok((subject, DeleteJob { operations, id: record.id, before, fail_reason, ended: false }))
+        Ok((subject, DeleteJob { operations, id: record.id, accepted, before, fail_reason, ended: false }))
     }
 
     fn mark_deleting(&self, id: BackupId, before: BackupStatus) -> Result<(), Refusal> {
@@ -243,6 +259,8 @@ fn invalid_state(sentence: String) -> Refusal {
 struct DeleteJob {
     operations: Arc<Operations>,
     id: BackupId,
+    /// Says when the whole command is accepted; disconnected when it was refused.
+    accepted: Option<Receiver<()>>,
     /// What the backup is again when the delete is cancelled, and why.
     before: BackupStatus,
     fail_reason: Option<String>,
@@ -268,8 +286,15 @@ impl DeleteJob {
 
     fn delete(&mut self, control: &JobControl) -> Result<(), JobEnd> {
         let operations = Arc::clone(&self.operations);
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.recv().is_err()) {
+            return Err(Stop::Cancelled.into());
+        }
         operations.stop_jobs_of(self.id);
         let catalog = operations.repository.catalog();
+        if catalog.get(self.id).is_some_and(|record| record.status == BackupStatus::Restoring) {
+            // The restore was the daemon's before this one, and is not gone on with.
+            operations.give_up_restore(self.id);
+        }
         // A backup that was being made is gone with its job.
         let Some(record) = catalog.get(self.id) else { return Ok(()) };
         if self.before == BackupStatus::Creating {

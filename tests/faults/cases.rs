@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::check::{Expected, Seen, settle};
-use crate::operations::{self, Command, Model, Plan, Preparing};
+use crate::operations::{self, Change, Command, Model, Plan, Preparing};
 use crate::support::bytes::Numbers;
 use crate::support::engine::incremental;
 use crate::support::faultfs::{Disk, Fault, Step, StepKind, Survival};
@@ -93,16 +93,27 @@ impl Prepared {
         let (places, world) = self.begin(number + 1);
         let life = world.start().map_err(|error| format!("the first start: {error}"))?;
         world.fs.arm(Some((case.at, case.fault)));
-        let told = run(&life, &world, &self.plan.command);
+        let mut told = run(&life, &world, &self.plan.command);
         let steps = world.fs.steps();
-        let in_case = |error: String| format!("{error}\n    told {told:?}\n{}", told_steps(&steps, case.at));
+        let at_first = told.clone();
+        let in_case =
+            |error: String| format!("{error}\n    told {at_first:?}\n{}", told_steps(&steps, case.at));
         world.fs.arm(None);
         let mut model = self.model.clone();
         let (mut seen, mut next) = (None, None);
         if !world.fs.is_cut() {
             let expected = self.expected(&told, false);
-            let looked = settle(&world, &life, &expected).map_err(|error| in_case(format!("behind the fault: {error}")))?;
-            let id = next_backup(&life, &mut model).map_err(|error| in_case(format!("the next backup: {error}")))?;
+            let looked = settle(&world, &life, &expected)
+                .map_err(|error| in_case(format!("behind the fault: {error}")))?;
+            let looked = match self.try_again(&world, &life, &told, &looked) {
+                None => looked,
+                Some(again) => {
+                    told = Told::Done;
+                    again.map_err(|error| in_case(format!("the same again: {error}")))?
+                }
+            };
+            let id = next_backup(&life, &mut model)
+                .map_err(|error| in_case(format!("the next backup: {error}")))?;
             (seen, next) = (Some(looked), Some(id));
             world.fs.cut();
         }
@@ -120,6 +131,29 @@ impl Prepared {
         self.look_again(&world, &model, &told, Some(&seen.0), false)
             .map_err(|error| in_case(format!("after the power cut behind it: {error}")))?;
         Ok(())
+    }
+
+    /// What failed is done when it is said again and nothing faults.
+    fn try_again(
+        &self,
+        world: &World,
+        life: &Life,
+        told: &Told,
+        seen: &Seen,
+    ) -> Option<Result<Seen, String>> {
+        if !matches!(told, Told::Failed(_) | Told::Refused(_)) || self.is_backup() || seen.all_happened() {
+            return None;
+        }
+        let again = run(life, world, &self.plan.command);
+        Some(match again {
+            Told::Done => settle(world, life, &self.expected(&again, false)),
+            told => Err(format!("{told:?}")),
+        })
+    }
+
+    /// Another one is taken in any case.
+    fn is_backup(&self) -> bool {
+        self.plan.changes.iter().any(|change| matches!(change, Change::NewBackup(_)))
     }
 
     /// Starts again and looks; takes the next backup when none was taken before.
@@ -141,12 +175,17 @@ impl Prepared {
         let result = looked.and_then(|seen| {
             if let Some(before) = before {
                 let mut before = before.clone();
-                model.backups.keys().filter(|id| !self.model.backups.contains_key(id)).for_each(|id| before.add(*id));
+                model
+                    .backups
+                    .keys()
+                    .filter(|id| !self.model.backups.contains_key(id))
+                    .for_each(|id| before.add(*id));
                 before.check_kept(&seen)?;
             }
             if takes_next {
                 let mut model = model.clone();
-                let id = next_backup(&life, &mut model).map_err(|error| format!("the next backup: {error}"))?;
+                let id =
+                    next_backup(&life, &mut model).map_err(|error| format!("the next backup: {error}"))?;
                 next = Some((id, model.backups[&id].clone()));
             }
             Ok(seen)
@@ -203,7 +242,9 @@ fn cases_at(at: usize, kind: StepKind, numbers: &mut Numbers) -> Vec<Case> {
     let mut faults = vec![Fault::Eio];
     match kind {
         StepKind::Write => faults.extend([Fault::Enospc, Fault::TornWrite]),
-        StepKind::Create | StepKind::MakeFolder | StepKind::Rename | StepKind::SetSize => faults.push(Fault::Enospc),
+        StepKind::Create | StepKind::MakeFolder | StepKind::Rename | StepKind::SetSize => {
+            faults.push(Fault::Enospc)
+        }
         StepKind::Sync => faults.push(Fault::SyncFailed),
         StepKind::Remove | StepKind::SyncFolder | StepKind::Attribute => {}
     }
@@ -239,7 +280,10 @@ fn cut(name: &str, layout: Layout, prepare: fn(&mut Preparing<'_>) -> Plan) {
         }
     }
     let (steps, cases) = (steps.len(), cases.len());
-    eprintln!("{name}: {steps} steps cut, {cases} of {possible} cases in {:.1} s {kinds:?}", began.elapsed().as_secs_f64());
+    eprintln!(
+        "{name}: {steps} steps cut, {cases} of {possible} cases in {:.1} s {kinds:?}",
+        began.elapsed().as_secs_f64()
+    );
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 

@@ -49,8 +49,14 @@ impl Seen {
         }
         match self.happened == later.happened {
             true => Ok(()),
-            false => Err(format!("of the changes were there {:?}, and now {:?}", self.happened, later.happened)),
+            false => {
+                Err(format!("of the changes were there {:?}, and now {:?}", self.happened, later.happened))
+            }
         }
+    }
+
+    pub fn all_happened(&self) -> bool {
+        self.happened.iter().all(|happened| *happened)
     }
 
     /// A backup that was taken since.
@@ -100,10 +106,13 @@ impl Expected<'_> {
             match record.filter(|record| record.status.is_readable()) {
                 Some(_) => check_bytes(life, *id, bytes)?,
                 None if may_be_unavailable => {}
-                None => return Err(format!("backup {id} is not available any more: {:?}", status(life, *id))),
+                None => {
+                    return Err(format!("backup {id} is not available any more: {:?}", status(life, *id)));
+                }
             }
         }
-        let readable: Vec<_> = Self::all(life).into_iter().filter(|record| record.status.is_readable()).collect();
+        let readable: Vec<_> =
+            Self::all(life).into_iter().filter(|record| record.status.is_readable()).collect();
         seen.available = readable.iter().map(|record| record.id).collect();
         for record in readable.iter().filter(|record| !self.model.backups.contains_key(&record.id)) {
             let bytes = self.changes.iter().find_map(|change| match change {
@@ -147,8 +156,7 @@ impl Expected<'_> {
     fn look_at_volumes(&self, world: &World, seen: &mut Seen) -> Result<(), String> {
         let mut found = files(world);
         for (name, bytes) in &self.model.volumes {
-            let is_overwritten =
-                |change: &Change| matches!(change, Change::Overwritten(overwritten, _) if overwritten == name);
+            let is_overwritten = |change: &Change| matches!(change, Change::Overwritten(overwritten, _) if overwritten == name);
             if !self.changes.iter().any(is_overwritten) {
                 check_volume(name, found.remove(name), bytes)?;
             }
@@ -165,8 +173,8 @@ impl Expected<'_> {
                 }
                 Change::Overwritten(name, bytes) => {
                     let there = found.remove(name);
-                    let happened = there.as_ref() == Some(bytes);
                     let is_marked = mark(&world.volumes().join(name)).is_some();
+                    let happened = !is_marked && there.as_ref() == Some(bytes);
                     let is_before = there.as_ref() == self.model.volumes.get(name);
                     if !is_marked && !happened && !is_before {
                         return Err(format!("volume {name} is neither what it was nor what it is to be"));
@@ -207,7 +215,9 @@ fn status(life: &Life, id: BackupId) -> Option<BackupStatus> {
 fn check_volume(name: &str, found: Option<Vec<u8>>, bytes: &[u8]) -> Result<(), String> {
     match found {
         None => Err(format!("volume {name} is gone")),
-        Some(found) if found != bytes => Err(format!("volume {name} has other bytes: {}", first_difference(&found, bytes))),
+        Some(found) if found != bytes => {
+            Err(format!("volume {name} has other bytes: {}", first_difference(&found, bytes)))
+        }
         Some(_) => Ok(()),
     }
 }
@@ -222,7 +232,9 @@ fn check_bytes(life: &Life, id: BackupId, bytes: &[u8]) -> Result<(), String> {
     };
     match read() {
         Err(error) => Err(format!("backup {id} cannot be read: {error}")),
-        Ok(found) if found != bytes => Err(format!("backup {id} has other bytes: {}", first_difference(&found, bytes))),
+        Ok(found) if found != bytes => {
+            Err(format!("backup {id} has other bytes: {}", first_difference(&found, bytes)))
+        }
         Ok(_) => Ok(()),
     }
 }

@@ -103,10 +103,7 @@ impl Preparing<'_> {
     }
 }
 
-fn plan(
-    changes: Vec<Change>,
-    command: impl Fn(&Arc<Operations>) -> Answer + Send + Sync + 'static,
-) -> Plan {
+fn plan(changes: Vec<Change>, command: impl Fn(&Arc<Operations>) -> Answer + Send + Sync + 'static) -> Plan {
     Plan { command: Arc::new(command), changes }
 }
 
@@ -191,11 +188,7 @@ pub fn import(preparing: &mut Preparing<'_>) -> Plan {
     })
 }
 
-fn reset(
-    id: BackupId,
-    from: BackupStatus,
-    to: BackupStatus,
-) -> Plan {
+fn reset(id: BackupId, from: BackupStatus, to: BackupStatus) -> Plan {
     plan(vec![Change::Status(id, from, to)], move |operations| {
         operations.reset_state(&Requester::OPERATOR, &id.to_string(), to)?;
         Ok(Vec::new())
@@ -217,6 +210,7 @@ pub fn reset_to_available(preparing: &mut Preparing<'_>) -> Plan {
 /// Lists the files among the volumes.
 pub fn files(world: &World) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(world.volumes()).unwrap().map(|entry| entry.unwrap());
-    let file = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    let file =
+        |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
     entries.map(file).collect()
 }

@@ -28,7 +28,11 @@ impl SeveredSource {
     }
 
     fn snapshot(&self, inner: Box<dyn Snapshot>) -> Box<dyn Snapshot> {
-        Box::new(SeveredSnapshot { inner, name: self.inner.name().clone(), is_dead: Arc::clone(&self.is_dead) })
+        Box::new(SeveredSnapshot {
+            inner,
+            name: self.inner.name().clone(),
+            is_dead: Arc::clone(&self.is_dead),
+        })
     }
 
     fn writer(&self, inner: Box<dyn VolumeWriter>) -> Box<dyn VolumeWriter> {
@@ -109,6 +113,10 @@ impl Source for SeveredSource {
 
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError> {
         self.alive()?.rename_volume(from, to)
+    }
+
+    fn sync_name(&self, name: &VolumeName) -> Result<(), SourceError> {
+        self.alive()?.sync_name(name)
     }
 
     fn remove_volume(&self, name: &VolumeName) -> Result<(), SourceError> {

@@ -93,7 +93,8 @@ impl World {
         let state = self.fs.path().join("state");
         let events = EventLog::open(&state);
         repository.catalog().set_observer(Arc::clone(&events) as _);
-        let options = JobQueueOptions { operations_max: 15, finished_kept: 1000, finished_kept_seconds: 3600 };
+        let options =
+            JobQueueOptions { operations_max: 15, finished_kept: 1000, finished_kept_seconds: 3600 };
         let jobs = Arc::new(JobQueue::open(options, &state, events));
         let source = SeveredSource::open(&self.volumes, self.fs.watch());
         let project = Project {
@@ -132,7 +133,11 @@ pub type Answer = Result<Vec<JobId>, Refusal>;
 
 impl Life {
     /// Runs a command to its end, or until the cut.
-    pub fn run(&self, world: &World, command: impl FnOnce(&Arc<Operations>) -> Answer + Send + 'static) -> Told {
+    pub fn run(
+        &self,
+        world: &World,
+        command: impl FnOnce(&Arc<Operations>) -> Answer + Send + 'static,
+    ) -> Told {
         let (sender, receiver) = channel();
         world.fs.tell_cut(sender.clone(), Told::Nothing);
         let operations = Arc::clone(&self.operations);
@@ -151,7 +156,8 @@ impl Life {
 
     /// Backs up a volume and waits.
     pub fn backup(&self, request: BackupRequest) -> Result<BackupId, String> {
-        let accepted = self.operations.backup(&Requester::OPERATOR, &request).map_err(|refusal| refusal.to_string())?;
+        let accepted =
+            self.operations.backup(&Requester::OPERATOR, &request).map_err(|refusal| refusal.to_string())?;
         match wait_for(&self.operations, &[accepted.job]) {
             Told::Done => Ok(accepted.backup),
             told => Err(format!("{told:?}")),

@@ -250,7 +250,7 @@ impl Disk {
         }
         bytes[start..end].copy_from_slice(new);
         // Dirty again, so that the next sync writes them.
-        (start / BLOCK..end.div_ceil(BLOCK)).for_each(|block| drop(file.dropped.remove(&block)));
+        file.dropped.retain(|block| !(start / BLOCK..end.div_ceil(BLOCK)).contains(block));
         Ok(())
     }
 
@@ -299,7 +299,8 @@ impl Disk {
     pub fn drop_dirty(&mut self, inode: u64) {
         let Ok(file) = self.file_mut(inode) else { return };
         let blocks = file.current.bytes.len().div_ceil(BLOCK);
-        let differs = |block: &usize| block_of(&file.current.bytes, *block) != block_of(&file.durable.bytes, *block);
+        let differs =
+            |block: &usize| block_of(&file.current.bytes, *block) != block_of(&file.durable.bytes, *block);
         let dropped: Vec<_> = (0..blocks).filter(differs).collect();
         file.dropped.extend(dropped);
     }

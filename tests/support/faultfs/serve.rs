@@ -386,7 +386,8 @@ impl Filesystem for Server {
         if let Err(error) = self.look(|shared| shared.disk.attribute(inode.0, name)) {
             return reply.error(error);
         }
-        let what = |shared: &Shared| format!("unset {} {}", name.to_string_lossy(), shared.disk.path(inode.0));
+        let what =
+            |shared: &Shared| format!("unset {} {}", name.to_string_lossy(), shared.disk.path(inode.0));
         let unset = |shared: &mut Shared| shared.disk.set_attribute(inode.0, name, None);
         reply_empty(reply, self.change(StepKind::Attribute, what, unset));
     }
