@@ -11,6 +11,9 @@ use crate::support::faultfs::{Disk, Fault, Step, StepKind, Survival};
 use crate::support::file_system::{self, Folder, Kind};
 use crate::world::{Life, Places, Told, World};
 
+/// The cut of a start comes at one of so many steps, or behind it.
+const START_STEPS: u64 = 40;
+
 /// Where volumes and index are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
@@ -37,11 +40,14 @@ struct Case {
     at: usize,
     fault: Fault,
     survival: Survival,
+    /// The start behind it is cut too, at this step.
+    then_at: Option<usize>,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} {:?}", self.at, self.fault, self.survival)
+        write!(f, "{} {:?} {:?}", self.at, self.fault, self.survival)?;
+        self.then_at.map_or(Ok(()), |at| write!(f, " and the start at {at}"))
     }
 }
 
@@ -118,7 +124,11 @@ impl Prepared {
             world.fs.cut();
         }
         life.end();
-        let world = World::mount(world.fs.disk_after(case.survival), &places);
+        let mut disk = world.fs.disk_after(case.survival);
+        if let Some(at) = case.then_at {
+            disk = cut_start(disk, &places, at, case.survival);
+        }
+        let world = World::mount(disk, &places);
         let mut seen = self
             .look_again(&world, &model, &told, seen.as_ref(), next.is_none())
             .map_err(|error| in_case(format!("after the start: {error}")))?;
@@ -207,6 +217,18 @@ fn places(layout: Layout, folder: Option<&Folder>, number: usize) -> Places {
     Places { index: (layout != Layout::Index).then(index), volumes }
 }
 
+/// Starts, and cuts that: at a step of it, or when all has settled that was under way.
+fn cut_start(disk: Disk, places: &Places, at: usize, survival: Survival) -> Disk {
+    let world = World::mount(disk, places);
+    world.fs.arm(Some((at, Fault::Cut)));
+    if let Ok(life) = world.start() {
+        life.wait_until_settled(&world);
+        world.fs.cut();
+        life.end();
+    }
+    world.fs.disk_after(survival)
+}
+
 fn run(life: &Life, world: &World, command: &Command) -> Told {
     let command = std::sync::Arc::clone(command);
     life.run(world, move |operations| command(operations))
@@ -238,7 +260,12 @@ fn cases_at(at: usize, kind: StepKind, numbers: &mut Numbers) -> Vec<Case> {
         Survival::NamesWithoutData { seed },
         Survival::Torn { seed },
     ];
-    let mut cases: Vec<_> = cuts.map(|survival| Case { at, fault: Fault::Cut, survival }).to_vec();
+    let mut cases: Vec<_> =
+        cuts.map(|survival| Case { at, fault: Fault::Cut, survival, then_at: None }).to_vec();
+    let then_at = usize::try_from(numbers.below(START_STEPS)).unwrap();
+    for survival in [Survival::Everything, Survival::SyncedOnly] {
+        cases.push(Case { at, fault: Fault::Cut, survival, then_at: Some(then_at) });
+    }
     let mut faults = vec![Fault::Eio];
     match kind {
         StepKind::Write => faults.extend([Fault::Enospc, Fault::TornWrite]),
@@ -250,7 +277,7 @@ fn cases_at(at: usize, kind: StepKind, numbers: &mut Numbers) -> Vec<Case> {
     }
     for fault in faults {
         for survival in [Survival::Everything, Survival::SyncedOnly] {
-            cases.push(Case { at, fault, survival });
+            cases.push(Case { at, fault, survival, then_at: None });
         }
     }
     cases
@@ -258,6 +285,7 @@ fn cases_at(at: usize, kind: StepKind, numbers: &mut Numbers) -> Vec<Case> {
 
 /// Cuts an operation at every step.
 fn cut(name: &str, layout: Layout, prepare: fn(&mut Preparing<'_>) -> Plan) {
+    quieten_sled();
     let began = std::time::Instant::now();
     let prepared = Prepared::new(layout, prepare);
     let steps = prepared.steps();
@@ -287,6 +315,20 @@ fn cut(name: &str, layout: Layout, prepare: fn(&mut Preparing<'_>) -> Plan) {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
+/// sled panics when the disk under it dies, which the index catches: that is nothing to be told a hundred times.
+fn quieten_sled() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let is_of_sled = panic.location().is_some_and(|location| location.file().contains("sled-0."));
+            if !is_of_sled {
+                tell(panic);
+            }
+        }));
+    });
+}
+
 /// All of them, or those that one run has the time for: a kill and a power cut at each step, and of the others some.
 fn chosen(name: &str, cases: Vec<Case>, numbers: &mut Numbers) -> Vec<Case> {
     if let Ok(wanted) = std::env::var("AMBERFS_FAULT_CASE") {
@@ -297,7 +339,8 @@ fn chosen(name: &str, cases: Vec<Case>, numbers: &mut Numbers) -> Vec<Case> {
         return cases;
     }
     let is_always = |case: &Case| {
-        case.fault == Fault::Cut && matches!(case.survival, Survival::Everything | Survival::SyncedOnly)
+        let is_plain = matches!(case.survival, Survival::Everything | Survival::SyncedOnly);
+        case.fault == Fault::Cut && is_plain && case.then_at.is_none()
     };
     cases.into_iter().filter(|case| is_always(case) || numbers.below(3) == 0).collect()
 }
@@ -309,7 +352,7 @@ fn a_full_backup_is_cut_at_every_step() {
 
 #[test]
 fn a_backup_with_its_index_is_cut_at_every_step() {
-    cut("backup and index", Layout::Index, operations::full_backup);
+    cut("backup and index", Layout::Index, operations::backup_and_index);
 }
 
 #[test]

@@ -18,9 +18,12 @@ pub struct SeveredSource {
 }
 
 impl SeveredSource {
-    pub fn open(folder: &Path, is_dead: impl Fn() -> bool + Send + Sync + 'static) -> Arc<dyn Source> {
-        let inner = DirSource::open("local".parse().unwrap(), folder).unwrap();
-        Arc::new(Self { inner, is_dead: Arc::new(is_dead) })
+    pub fn open(
+        folder: &Path,
+        is_dead: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<Arc<dyn Source>, SourceError> {
+        let inner = DirSource::open("local".parse().unwrap(), folder)?;
+        Ok(Arc::new(Self { inner, is_dead: Arc::new(is_dead) }))
     }
 
     fn alive(&self) -> Result<&DirSource, SourceError> {

@@ -13,7 +13,7 @@ use amberfs::catalog::{Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{EventLog, JobId, JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{BackupRequest, Operations, OperationsOptions, Requester, WithoutParent};
-use amberfs::repository::{Location, Repository, RepositoryError, RepositoryOptions};
+use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::scratch::ScratchImages;
 use amberfs::source::Sources;
 use amberfs::types::{BackupId, ByteSize, Refusal};
@@ -83,20 +83,22 @@ impl World {
     }
 
     /// Starts the daemon's process, its recovery included.
-    pub fn start(&self) -> Result<Life, RepositoryError> {
+    pub fn start(&self) -> Result<Life, String> {
         let options = RepositoryOptions {
             index: Some(self.index.clone()),
             compression: Compression::Zstd { level: 1 },
             cache_bytes: 16 << 20,
         };
-        let repository = Arc::new(Repository::open(&self.location(), &options)?);
+        let opened = Repository::open(&self.location(), &options);
+        let repository = Arc::new(opened.map_err(|error| told_with_causes(&error))?);
         let state = self.fs.path().join("state");
         let events = EventLog::open(&state);
         repository.catalog().set_observer(Arc::clone(&events) as _);
         let options =
             JobQueueOptions { operations_max: 15, finished_kept: 1000, finished_kept_seconds: 3600 };
         let jobs = Arc::new(JobQueue::open(options, &state, events));
-        let source = SeveredSource::open(&self.volumes, self.fs.watch());
+        let source =
+            SeveredSource::open(&self.volumes, self.fs.watch()).map_err(|error| error.to_string())?;
         let project = Project {
             name: "default".parse().unwrap(),
             sources: vec![source.name().clone()],
@@ -111,7 +113,7 @@ impl World {
             memory_bytes: 64 << 20,
             restore_step_bytes: RESTORE_STEP_BYTES,
         };
-        let scratch = ScratchImages::open(&repository, 1 << 30).unwrap();
+        let scratch = ScratchImages::open(&repository, 1 << 30).map_err(|error| error.to_string())?;
         let operations = Operations::new(repository, Sources::new(vec![source]), jobs, scratch, options);
         operations.recover();
         Ok(Life { operations })
@@ -164,6 +166,15 @@ impl Life {
         }
     }
 
+    /// Waits until nothing is under way any more, or the cut has come.
+    pub fn wait_until_settled(&self, world: &World) {
+        let deadline = Instant::now() + PATIENCE;
+        let is_busy = || self.operations.jobs().reports().iter().any(|job| !job.state.has_ended());
+        while !world.fs.is_cut() && is_busy() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Ends the process in order, or what is left of it after a cut.
     pub fn end(self) {
         let left = self.operations.shut_down(Instant::now() + PATIENCE);
@@ -177,6 +188,16 @@ impl Life {
         }
         assert_eq!(weak.strong_count(), 0, "somebody holds the engine");
     }
+}
+
+fn told_with_causes(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
 }
 
 fn wait_for(operations: &Operations, jobs: &[JobId]) -> Told {
