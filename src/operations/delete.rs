@@ -117,7 +117,7 @@ impl Operations {
         Err(Refusal::new(RefusalKind::BackupHasDependents, sentence))
     }
 
-    /// Marks the backup as `deleting`, unless it is being restored, and queues the job.
+    /// Marks the backup as `deleting` and queues the job.
     fn submit_delete(
         self: &Arc<Self>,
         record: &BackupRecord,
@@ -138,10 +138,8 @@ impl Operations {
         record: &BackupRecord,
         accepted: Option<Receiver<()>>,
     ) -> Result<(JobSubject, DeleteJob), Refusal> {
-        // A restore is cancelled by the job, and cleans up behind itself first.
-        if record.status != BackupStatus::Restoring {
-            self.mark_deleting(record.id, record.status)?;
-        }
+        // What is being done with it is cancelled by the job, and cleans up behind itself first.
+        self.mark_deleting(record.id, record.status)?;
         let subject = JobSubject {
             backup: Some(record.id.to_string()),
             volume: Some(format!("{}/{}", record.source, record.volume_name)),
@@ -174,6 +172,20 @@ impl Operations {
             record.fail_reason = None;
             Ok(())
         })?;
+        Ok(())
+    }
+
+    /// Ends a restore that the daemon before this one began: its unfinished volume goes before the record that knows it.
+    fn end_restore_of_deleted(&self, id: BackupId) -> Result<(), Refusal> {
+        let is_left =
+            || self.repository.catalog().get(id).is_some_and(|record| record.restore_target.is_some());
+        if is_left() {
+            self.give_up_restore(id);
+        }
+        if is_left() {
+            let sentence = "the volume that a restore of it had begun cannot be removed; delete the backup again when its source answers";
+            return Err(Refusal::new(RefusalKind::SourceUnavailable, sentence));
+        }
         Ok(())
     }
 
@@ -291,10 +303,7 @@ impl DeleteJob {
         }
         operations.stop_jobs_of(self.id);
         let catalog = operations.repository.catalog();
-        if catalog.get(self.id).is_some_and(|record| record.status == BackupStatus::Restoring) {
-            // The restore was the daemon's before this one, and is not gone on with.
-            operations.give_up_restore(self.id);
-        }
+        operations.end_restore_of_deleted(self.id)?;
         // A backup that was being made is gone with its job.
         let Some(record) = catalog.get(self.id) else { return Ok(()) };
         if self.before == BackupStatus::Creating {

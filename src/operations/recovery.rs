@@ -23,8 +23,6 @@ impl Operations {
         for record in self.repository.catalog().all() {
             match record.status {
                 BackupStatus::Creating => self.resume_backup(&record),
-                // Its delete cancels the restore.
-                BackupStatus::Restoring if self.was_being_deleted(record.id) => deleting.push(record),
                 BackupStatus::Restoring => {
                     self.remove_retired_manifests(&record);
                     if let Err(refusal) = self.resume_restore(&record) {
@@ -95,13 +93,6 @@ impl Operations {
             "flatten" => record.is_some_and(|record| !record.is_incremental()),
             _ => false,
         }
-    }
-
-    /// Was a delete of this backup accepted that its record does not tell of yet?
-    fn was_being_deleted(&self, id: BackupId) -> bool {
-        let id = id.to_string();
-        let unfinished = self.jobs.unfinished_before();
-        unfinished.iter().any(|job| job.kind == "delete" && job.backup.as_ref() == Some(&id))
     }
 
     fn finish_delete(self: &Arc<Self>, record: &BackupRecord) {

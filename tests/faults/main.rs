@@ -23,6 +23,7 @@ mod support;
 mod cases;
 mod check;
 mod disk;
+mod objects;
 mod operations;
 mod severed;
 mod world;

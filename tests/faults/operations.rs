@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use amberfs::catalog::BackupStatus;
 use amberfs::operations::{BackupRequest, DeleteRequest, Operations, Requester, RestoreRequest};
@@ -31,6 +32,8 @@ pub enum Change {
     Gone(BackupId),
     /// One more volume, in this file.
     NewVolume(String, Vec<u8>),
+    /// The same, and nobody said that it would be there.
+    PerhapsVolume(String, Vec<u8>),
     /// A volume is written over. In between it is marked.
     Overwritten(String, Vec<u8>),
     /// An incremental backup is a full one.
@@ -47,6 +50,8 @@ pub type Command = Arc<dyn Fn(&Arc<Operations>) -> Answer + Send + Sync>;
 pub struct Plan {
     pub command: Command,
     pub changes: Vec<Change>,
+    /// Set when the command was answered, of those that the next start goes on with in any case.
+    pub accepted: Arc<AtomicBool>,
 }
 
 /// A world before the operation.
@@ -104,7 +109,7 @@ impl Preparing<'_> {
 }
 
 fn plan(changes: Vec<Change>, command: impl Fn(&Arc<Operations>) -> Answer + Send + Sync + 'static) -> Plan {
-    Plan { command: Arc::new(command), changes }
+    Plan { command: Arc::new(command), changes, accepted: Arc::default() }
 }
 
 fn backup(request: BackupRequest) -> impl Fn(&Arc<Operations>) -> Answer {
@@ -115,13 +120,19 @@ fn restored(request: RestoreRequest) -> impl Fn(&Arc<Operations>) -> Answer {
     move |operations| Ok(vec![operations.restore(&Requester::OPERATOR, &request)?.job])
 }
 
-fn deleted(ids: Vec<BackupId>) -> impl Fn(&Arc<Operations>) -> Answer {
-    move |operations| {
-        let request = |id: &BackupId| DeleteRequest { backup: id.to_string(), force: false };
-        let requests: Vec<_> = ids.iter().map(request).collect();
-        let accepted = operations.delete(&Requester::OPERATOR, &requests)?;
-        Ok(accepted.iter().map(|accepted| accepted.job).collect())
-    }
+fn delete_all(operations: &Arc<Operations>, ids: &[BackupId], force: bool, told: &AtomicBool) -> Answer {
+    let request = |id: &BackupId| DeleteRequest { backup: id.to_string(), force };
+    let requests: Vec<_> = ids.iter().map(request).collect();
+    let accepted = operations.delete(&Requester::OPERATOR, &requests)?;
+    told.store(true, Ordering::SeqCst);
+    Ok(accepted.iter().map(|accepted| accepted.job).collect())
+}
+
+fn deleted(ids: Vec<BackupId>) -> Plan {
+    let accepted = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&accepted);
+    let changes = ids.iter().map(|id| Change::Gone(*id)).collect();
+    Plan { accepted, ..plan(changes, move |operations| delete_all(operations, &ids, false, &told)) }
 }
 
 pub fn full_backup(preparing: &mut Preparing<'_>) -> Plan {
@@ -166,12 +177,26 @@ pub fn restore_over_a_volume(preparing: &mut Preparing<'_>) -> Plan {
 
 pub fn delete(preparing: &mut Preparing<'_>) -> Plan {
     let [_, _, newest] = preparing.chain();
-    plan(vec![Change::Gone(newest)], deleted(vec![newest]))
+    deleted(vec![newest])
 }
 
 pub fn delete_of_a_chain(preparing: &mut Preparing<'_>) -> Plan {
-    let ids = preparing.chain().to_vec();
-    plan(ids.iter().map(|id| Change::Gone(*id)).collect(), deleted(ids))
+    deleted(preparing.chain().to_vec())
+}
+
+pub fn delete_while_restoring(preparing: &mut Preparing<'_>) -> Plan {
+    let [_, _, newest] = preparing.chain();
+    let accepted = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&accepted);
+    let request = RestoreRequest { name: Some("restored".to_owned()), ..restore(newest) };
+    let volume = Change::PerhapsVolume("restored.raw".to_owned(), preparing.bytes(newest));
+    let changes = vec![Change::Gone(newest), volume];
+    let command = move |operations: &Arc<Operations>| {
+        // Whoever says the same again has the volume already, or the backup is not there any more.
+        let _ = operations.restore(&Requester::OPERATOR, &request);
+        delete_all(operations, &[newest], true, &told)
+    };
+    Plan { accepted, ..plan(changes, command) }
 }
 
 pub fn flatten(preparing: &mut Preparing<'_>) -> Plan {

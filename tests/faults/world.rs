@@ -128,6 +128,8 @@ pub enum Told {
     Refused(String),
     /// Nothing: the process died.
     Nothing,
+    /// That it will be done; then the process died.
+    Accepted,
 }
 
 /// What a command was answered: the jobs to wait for.
