@@ -338,7 +338,8 @@ fn quieten_sled() {
     });
 }
 
-/// All of them, or those that one run has the time for: a kill and a power cut at each step, and of the others some.
+/// All of them, or those that one run has the time for: a kill and a power cut at each step, each sync that
+/// fails, and of the others some.
 fn chosen(name: &str, cases: Vec<Case>, numbers: &mut Numbers) -> Vec<Case> {
     if let Ok(wanted) = std::env::var("AMBERFS_FAULT_CASE") {
         let wanted_case = |case: &Case| format!("{name} {case}").starts_with(&wanted);
@@ -349,7 +350,7 @@ fn chosen(name: &str, cases: Vec<Case>, numbers: &mut Numbers) -> Vec<Case> {
     }
     let is_always = |case: &Case| {
         let is_plain = matches!(case.survival, Survival::Everything | Survival::SyncedOnly);
-        case.fault == Fault::Cut && is_plain && case.then_at.is_none()
+        case.fault == Fault::SyncFailed || (case.fault == Fault::Cut && is_plain && case.then_at.is_none())
     };
     cases.into_iter().filter(|case| is_always(case) || numbers.below(3) == 0).collect()
 }

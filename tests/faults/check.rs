@@ -181,9 +181,10 @@ impl Expected<'_> {
                     let is_marked = mark(&world.volumes().join(name)).is_some();
                     // Of one that failed nobody counts on the bytes, whatever they are.
                     let has_failed = matches!(self.told, Told::Failed(_));
-                    let happened = !is_marked && !has_failed && there.as_ref() == Some(bytes);
+                    let is_after = there.as_ref() == Some(bytes);
+                    let happened = !is_marked && !has_failed && is_after;
                     let is_before = there.as_ref() == self.model.volumes.get(name);
-                    if !is_marked && !happened && !is_before {
+                    if !is_marked && !is_after && !is_before {
                         return Err(format!("volume {name} is neither what it was nor what it is to be"));
                     }
                     if *self.told == Told::Done && is_marked {
