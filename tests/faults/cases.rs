@@ -45,6 +45,9 @@ struct Case {
     then_at: Option<usize>,
 }
 
+/// A backup that was taken, and its bytes.
+type TakenBackup = (amberfs::types::BackupId, Vec<u8>);
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {:?}", self.at, self.fault, self.survival)?;
@@ -183,8 +186,8 @@ impl Prepared {
         told: &Told,
         before: Option<&Seen>,
         takes_next: bool,
-    ) -> Result<(Seen, Option<(amberfs::types::BackupId, Vec<u8>)>), String> {
-        let life = world.start().map_err(|error| format!("{error}"))?;
+    ) -> Result<(Seen, Option<TakenBackup>), String> {
+        let life = world.start()?;
         if life.operations.repository().is_read_only() {
             return Err("the repository opens for reading only".to_owned());
         }
