@@ -22,6 +22,11 @@ const LOCK_TRIED_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Database {
     path: PathBuf,
+    /// Taken out on drop and never before.
+    open: Option<Open>,
+}
+
+struct Open {
     database: sled::Db,
     buckets: sled::Tree,
     packs: sled::Tree,
@@ -74,17 +79,15 @@ impl Database {
         remove_unfinished_snapshots(path);
         let failed = |source| IndexError::Database { path: path.display().to_string(), source };
         // sled asserts on some damaged files.
-        let opened = catch_unwind(AssertUnwindSafe(|| -> sled::Result<_> {
+        let opened = catch_unwind(AssertUnwindSafe(|| -> sled::Result<Open> {
             let database = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
             let buckets = database.open_tree("buckets")?;
             buckets.set_merge_operator(append);
             let packs = database.open_tree("packs")?;
-            Ok((database, buckets, packs))
+            Ok(Open { database, buckets, packs })
         }));
         match opened {
-            Ok(Ok((database, buckets, packs))) => {
-                Ok(Self { path: path.to_owned(), database, buckets, packs })
-            }
+            Ok(Ok(open)) => Ok(Self { path: path.to_owned(), open: Some(open) }),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(IndexError::Unusable {
                 path: path.display().to_string(),
@@ -97,10 +100,11 @@ impl Database {
     fn claim(&self, repository: RepositoryId) -> Result<bool, IndexError> {
         let mut owner = repository.as_bytes().to_vec();
         owner.extend_from_slice(&VERSION.to_le_bytes());
-        match self.check(|| self.database.get(OWNER_KEY))? {
+        let is_empty = self.check(|open| Ok(open.packs.is_empty() && open.buckets.is_empty()))?;
+        match self.check(|open| open.database.get(OWNER_KEY))? {
             Some(found) => Ok(found == owner),
-            None if self.packs.is_empty() && self.buckets.is_empty() => {
-                self.check(|| self.database.insert(OWNER_KEY, owner.as_slice()))?;
+            None if is_empty => {
+                self.check(|open| open.database.insert(OWNER_KEY, owner.as_slice()))?;
                 Ok(true)
             }
             None => Ok(false),
@@ -109,8 +113,8 @@ impl Database {
 
     pub(super) fn packs(&self) -> Result<Vec<(PackNumber, PackId, IndexedPack)>, IndexError> {
         let mut packs = Vec::new();
-        for item in &self.packs {
-            let (key, value) = self.check(|| item.clone())?;
+        let mut items = self.check(|open| Ok(open.packs.iter()))?;
+        while let Some((key, value)) = self.check(|_| items.next().transpose())? {
             let pack =
                 decode_pack(&key, &value).ok_or_else(|| self.unusable("a pack's entry is malformed"))?;
             packs.push(pack);
@@ -119,7 +123,7 @@ impl Database {
     }
 
     pub(super) fn next_number(&self) -> Result<PackNumber, IndexError> {
-        let number = self.check(|| self.database.get(NEXT_NUMBER_KEY))?;
+        let number = self.check(|open| open.database.get(NEXT_NUMBER_KEY))?;
         let number = number.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u32::from_le_bytes);
         Ok(PackNumber(number))
     }
@@ -134,7 +138,7 @@ impl Database {
         value.extend_from_slice(&pack.length.to_le_bytes());
         value.extend_from_slice(&pack.chunk_count.to_le_bytes());
         value.push(pack.complete.into());
-        self.check(|| self.packs.insert(number.0.to_be_bytes(), value.as_slice())).map(drop)
+        self.check(|open| open.packs.insert(number.0.to_be_bytes(), value.as_slice())).map(drop)
     }
 
     pub(super) fn remove_pack(
@@ -143,49 +147,50 @@ impl Database {
         next: PackNumber,
         chunk_count: u64,
     ) -> Result<(), IndexError> {
-        self.check(|| self.database.insert(NEXT_NUMBER_KEY, &next.0.to_le_bytes()))?;
+        self.check(|open| open.database.insert(NEXT_NUMBER_KEY, &next.0.to_le_bytes()))?;
         let forgotten = self.forgotten_chunks()?.saturating_add(chunk_count);
-        self.check(|| self.database.insert(FORGOTTEN_KEY, &forgotten.to_le_bytes()))?;
-        self.check(|| self.packs.remove(number.0.to_be_bytes())).map(drop)
+        self.check(|open| open.database.insert(FORGOTTEN_KEY, &forgotten.to_le_bytes()))?;
+        self.check(|open| open.packs.remove(number.0.to_be_bytes())).map(drop)
     }
 
     /// How many chunks of forgotten packs the buckets hold.
     pub(super) fn forgotten_chunks(&self) -> Result<u64, IndexError> {
-        let count = self.check(|| self.database.get(FORGOTTEN_KEY))?;
+        let count = self.check(|open| open.database.get(FORGOTTEN_KEY))?;
         Ok(count.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
     }
 
     /// Takes the entries of packs that are not known any more out of all buckets.
     pub(super) fn compact(&self, is_known: impl Fn(PackNumber) -> bool) -> Result<(), IndexError> {
-        for key in self.buckets.iter().keys() {
-            let key = self.check(|| key.clone())?;
-            self.check(|| {
-                self.buckets.update_and_fetch(&key, |bucket| Some(bucket::retain(bucket?, &is_known)))
+        let mut keys = self.check(|open| Ok(open.buckets.iter().keys()))?;
+        while let Some(key) = self.check(|_| keys.next().transpose())? {
+            self.check(|open| {
+                open.buckets.update_and_fetch(&key, |bucket| Some(bucket::retain(bucket?, &is_known)))
             })?;
         }
-        self.check(|| self.database.insert(FORGOTTEN_KEY, &0_u64.to_le_bytes())).map(drop)
+        self.check(|open| open.database.insert(FORGOTTEN_KEY, &0_u64.to_le_bytes())).map(drop)
     }
 
     pub(super) fn append(&self, entry: &BucketEntry) -> Result<(), IndexError> {
-        self.check(|| self.buckets.merge(entry.key(), entry.encode())).map(drop)
+        self.check(|open| open.buckets.merge(entry.key(), entry.encode())).map(drop)
     }
 
     pub(super) fn has(&self, entry: &BucketEntry) -> Result<bool, IndexError> {
-        let bucket = self.check(|| self.buckets.get(entry.key()))?;
+        let bucket = self.check(|open| open.buckets.get(entry.key()))?;
         Ok(bucket.is_some_and(|bucket| bucket::holds(&bucket, entry)))
     }
 
     pub(super) fn bucket(&self, id: ChunkId) -> Result<Option<sled::IVec>, IndexError> {
-        self.check(|| self.buckets.get(bucket::key_of(id)))
+        self.check(|open| open.buckets.get(bucket::key_of(id)))
     }
 
     pub(super) fn flush(&self) -> Result<(), IndexError> {
-        self.check(|| self.database.flush()).map(drop)
+        self.check(|open| open.database.flush()).map(drop)
     }
 
     /// Runs one call of sled; a panic in it is an error.
-    fn check<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-        match catch_unwind(AssertUnwindSafe(call)) {
+    fn check<T>(&self, call: impl FnOnce(&Open) -> sled::Result<T>) -> Result<T, IndexError> {
+        let open = self.open.as_ref().ok_or_else(|| self.unusable("the database is closed"))?;
+        match catch_unwind(AssertUnwindSafe(|| call(open))) {
             Ok(result) => result
                 .map_err(|source| IndexError::Database { path: self.path.display().to_string(), source }),
             Err(_) => Err(self.unusable("the database panicked")),
@@ -194,6 +199,16 @@ impl Database {
 
     fn unusable(&self, why: &str) -> IndexError {
         IndexError::Unusable { path: self.path.display().to_string(), why: why.to_owned() }
+    }
+}
+
+impl Drop for Database {
+    /// sled panics when its last sync fails, and whoever drops the repository has done nothing wrong.
+    fn drop(&mut self) {
+        let open = self.open.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(open))).is_err() {
+            tracing::warn!(index = %self.path.display(), "the index could not be closed in order; the next start looks at it again");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `tmp/` holds what is being written and is cleared at the start by the one writer. Open files are kept, a bounded
 //! number of them: packs are read in many small pieces.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -23,6 +24,8 @@ const TEMPORARY_FOLDER: &str = "tmp";
 pub struct DirectoryStore {
     root: PathBuf,
     open_files: Mutex<OpenFiles>,
+    /// Folders whose own names this process knows to be durable.
+    durable_folders: Mutex<HashSet<PathBuf>>,
 }
 
 struct OpenFiles {
@@ -43,7 +46,25 @@ impl DirectoryStore {
 
     pub fn open(root: &Path) -> Self {
         let open_files = OpenFiles { by_name: LruCache::new(OPEN_FILES_MAX), changes: 0 };
-        Self { root: root.to_owned(), open_files: Mutex::new(open_files) }
+        let durable_folders = Mutex::default();
+        Self { root: root.to_owned(), open_files: Mutex::new(open_files), durable_folders }
+    }
+
+    /// Makes the names of all objects durable, before anybody counts on them: a writer that was killed may have named
+    /// some and not have come to sync the folder. Only the one writer may do that.
+    pub fn sync_names(&self) -> Result<(), ObjectError> {
+        let sync = || -> Result<(), PathError> {
+            for folder in ObjectKind::ALL.map(|kind| self.root.join(kind.folder())) {
+                // A copy of a store may lack its empty folders.
+                atomic::create_folder(&folder)?;
+                for pack_folder in pack_folders(&folder)? {
+                    atomic::sync_folder(&pack_folder)?;
+                }
+                atomic::sync_folder(&folder)?;
+            }
+            atomic::sync_folder(&self.root)
+        };
+        sync().map_err(|source| ObjectError::Folder { source })
     }
 
     /// Removes what killed writers left, and makes the folder for it should a copy of the store lack it. Only the
@@ -66,9 +87,22 @@ impl DirectoryStore {
     fn path_in_folder(&self, name: ObjectName) -> Result<PathBuf, ObjectError> {
         let path = self.path(name);
         if let Some(folder) = path.parent() {
-            atomic::create_folder(folder).map_err(|source| ObjectError::Io { name, source })?;
+            self.ensure_folder(folder).map_err(|source| ObjectError::Io { name, source })?;
         }
         Ok(path)
+    }
+
+    /// Nobody goes on before the folder's own name is durable, whoever made it.
+    fn ensure_folder(&self, folder: &Path) -> Result<(), PathError> {
+        let mut durable_folders = self.durable_folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !durable_folders.contains(folder) {
+            if let Some(parent) = folder.parent() {
+                atomic::create_folder(parent)?;
+            }
+            atomic::ensure_folder(folder)?;
+            durable_folders.insert(folder.to_owned());
+        }
+        Ok(())
     }
 
     fn file(&self, name: ObjectName) -> Result<Arc<File>, ObjectError> {
@@ -135,6 +169,19 @@ impl DirectoryStore {
         }
         Ok(())
     }
+}
+
+/// Returns the folders in a folder of objects: packs are spread over them.
+fn pack_folders(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
+    let failed = |error| PathError::new("list", folder, error);
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
 }
 
 fn failed(name: ObjectName, source: PathError) -> ObjectError {

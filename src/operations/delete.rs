@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
+use crossbeam_channel::Receiver;
+
 use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
@@ -45,8 +47,14 @@ impl Operations {
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let (planned, asked) = self.plan_delete(requester, requests)?;
         let mut jobs = HashMap::new();
-        for record in planned {
-            jobs.insert(record.id, self.submit_delete(&record)?);
+        // None begins before all are accepted. Dropped on the way out, it cancels those that were.
+        let (accept, accepted) = crossbeam_channel::bounded(planned.len());
+        for record in &planned {
+            jobs.insert(record.id, self.submit_delete(record, accepted.clone())?);
+        }
+        for _ in &planned {
+            // There is room for all, whether the jobs have begun to wait or not.
+            let _ = accept.try_send(());
         }
         let answer = |id: &BackupId| Some(DeleteAccepted { backup: *id, job: *jobs.get(id)? });
         Ok(asked.iter().filter_map(answer).collect())
@@ -109,23 +117,29 @@ impl Operations {
         Err(Refusal::new(RefusalKind::BackupHasDependents, sentence))
     }
 
-    /// Marks the backup as `deleting`, unless it is being restored, and queues the job.
-    fn submit_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
-        let (subject, job) = self.delete_job(record)?;
+    /// Marks the backup as `deleting` and queues the job.
+    fn submit_delete(
+        self: &Arc<Self>,
+        record: &BackupRecord,
+        accepted: Receiver<()>,
+    ) -> Result<JobId, Refusal> {
+        let (subject, job) = self.delete_job(record, Some(accepted))?;
         Ok(self.jobs.submit("delete", subject, Slot::Free, move |control| job.run(control))?)
     }
 
     /// Queues the job of a delete that the daemon before this one did not finish, under the number that it had.
     pub(super) fn resume_delete(self: &Arc<Self>, record: &BackupRecord) -> Result<JobId, Refusal> {
-        let (subject, job) = self.delete_job(record)?;
+        let (subject, job) = self.delete_job(record, None)?;
         Ok(self.jobs.resume("delete", subject, Slot::Free, move |control| job.run(control))?)
     }
 
-    fn delete_job(self: &Arc<Self>, record: &BackupRecord) -> Result<(JobSubject, DeleteJob), Refusal> {
-        // A restore is cancelled by the job, and cleans up behind itself first.
-        if record.status != BackupStatus::Restoring {
-            self.mark_deleting(record.id, record.status)?;
-        }
+    fn delete_job(
+        self: &Arc<Self>,
+        record: &BackupRecord,
+        accepted: Option<Receiver<()>>,
+    ) -> Result<(JobSubject, DeleteJob), Refusal> {
+        // What is being done with it is cancelled by the job, and cleans up behind itself first.
+        self.mark_deleting(record.id, record.status)?;
         let subject = JobSubject {
             backup: Some(record.id.to_string()),
             volume: Some(format!("{}/{}", record.source, record.volume_name)),
@@ -140,7 +154,7 @@ impl Operations {
             status => (status, record.fail_reason.clone()),
         };
         let operations = Arc::clone(self);
-        Ok((subject, DeleteJob { operations, id: record.id, before, fail_reason, ended: false }))
+        Ok((subject, DeleteJob { operations, id: record.id, accepted, before, fail_reason, ended: false }))
     }
 
     fn mark_deleting(&self, id: BackupId, before: BackupStatus) -> Result<(), Refusal> {
@@ -158,6 +172,20 @@ impl Operations {
             record.fail_reason = None;
             Ok(())
         })?;
+        Ok(())
+    }
+
+    /// Ends a restore that the daemon before this one began: its unfinished volume goes before the record that knows it.
+    fn end_restore_of_deleted(&self, id: BackupId) -> Result<(), Refusal> {
+        let is_left =
+            || self.repository.catalog().get(id).is_some_and(|record| record.restore_target.is_some());
+        if is_left() {
+            self.give_up_restore(id);
+        }
+        if is_left() {
+            let sentence = "the volume that a restore of it had begun cannot be removed; delete the backup again when its source answers";
+            return Err(Refusal::new(RefusalKind::SourceUnavailable, sentence));
+        }
         Ok(())
     }
 
@@ -243,6 +271,8 @@ fn invalid_state(sentence: String) -> Refusal {
 struct DeleteJob {
     operations: Arc<Operations>,
     id: BackupId,
+    /// Says when the whole command is accepted; disconnected when it was refused.
+    accepted: Option<Receiver<()>>,
     /// What the backup is again when the delete is cancelled, and why.
     before: BackupStatus,
     fail_reason: Option<String>,
@@ -268,8 +298,12 @@ impl DeleteJob {
 
     fn delete(&mut self, control: &JobControl) -> Result<(), JobEnd> {
         let operations = Arc::clone(&self.operations);
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.recv().is_err()) {
+            return Err(Stop::Cancelled.into());
+        }
         operations.stop_jobs_of(self.id);
         let catalog = operations.repository.catalog();
+        operations.end_restore_of_deleted(self.id)?;
         // A backup that was being made is gone with its job.
         let Some(record) = catalog.get(self.id) else { return Ok(()) };
         if self.before == BackupStatus::Creating {

@@ -116,6 +116,8 @@ impl Repository {
         };
         if write_lock.is_some() {
             directory.clear_temporary()?;
+            // Before the records and packs are looked at: what is seen from here on is durable.
+            directory.sync_names()?;
         }
         let temporary_index = if write_lock.is_some() { None } else { Some(TemporaryFolder::create()?) };
         let index_path = match (&temporary_index, &options.index) {

@@ -161,6 +161,11 @@ pub trait Source: Send + Sync {
     /// Renames a volume durably; `VolumeExists` when the new name is taken, and then nothing has changed.
     fn rename_volume(&self, from: &VolumeName, to: &VolumeName) -> Result<(), SourceError>;
 
+    /// Makes a volume's name durable that an earlier process may have given it without coming to say so.
+    fn sync_name(&self, _name: &VolumeName) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// Removes a volume; not an error when it is not there.
     fn remove_volume(&self, name: &VolumeName) -> Result<(), SourceError>;
 }

@@ -2,14 +2,16 @@
 //!
 //! A file is written under a temporary name, synced, renamed, and its folder is synced. A rename never overwrites
 //! unless the caller asks for it by [`replace`]. After a failed sync nothing is published and nothing is retried:
-//! the kernel may have dropped the dirty pages, so a second sync that succeeds would prove nothing.
+//! the kernel may have dropped the dirty pages, so a second sync that succeeds would prove nothing. What was renamed
+//! before the sync of its folder failed is taken back.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use super::PathError;
 
@@ -40,18 +42,66 @@ impl NewFile {
 
     /// Makes the file durable under its final name. An error whose kind is `AlreadyExists` means that the name is
     /// taken; the file there is untouched.
-    pub fn finish(self) -> Result<(), PathError> {
-        self.publish(RenameFlags::NOREPLACE)
+    pub fn finish(mut self) -> Result<(), PathError> {
+        self.sync()?;
+        self.rename(RenameFlags::NOREPLACE)?;
+        self.published = true;
+        self.sync_name_or(|file| fs::remove_file(&file.destination))
     }
 
-    fn publish(mut self, flags: RenameFlags) -> Result<(), PathError> {
-        self.file.sync_all().map_err(|error| PathError::new("sync", &self.temporary, error))?;
+    /// The same in the place of whatever has the name; after an error that one has it still.
+    fn finish_in_place(mut self) -> Result<(), PathError> {
+        self.sync()?;
+        match self.rename(RenameFlags::EXCHANGE) {
+            // What was there is behind the temporary name until the new one is durable.
+            Ok(()) => self.sync_name_or(|file| {
+                Ok(rustix::fs::renameat_with(
+                    CWD,
+                    &file.temporary,
+                    CWD,
+                    &file.destination,
+                    RenameFlags::EXCHANGE,
+                )?)
+            }),
+            Err(error) if error.is_not_found() => self.finish(),
+            Err(error) if cannot_exchange(&error.source) => {
+                self.rename(RenameFlags::empty())?;
+                self.published = true;
+                sync_folder_of(&self.destination)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync(&self) -> Result<(), PathError> {
+        self.file.sync_all().map_err(|error| PathError::new("sync", &self.temporary, error))
+    }
+
+    fn rename(&self, flags: RenameFlags) -> Result<(), PathError> {
         let destination = &self.destination;
         rustix::fs::renameat_with(CWD, &self.temporary, CWD, destination, flags)
-            .map_err(|error| PathError::new("publish", destination, error))?;
-        self.published = true;
-        sync_folder_of(destination)
+            .map_err(|error| PathError::new("publish", destination, error))
     }
+
+    /// Makes the name durable. If that fails, whoever is told so must not find the change at the next start: it is
+    /// undone, and that is made durable as far as it can be.
+    fn sync_name_or(&self, undo: impl FnOnce(&Self) -> io::Result<()>) -> Result<(), PathError> {
+        let synced = sync_folder_of(&self.destination);
+        if synced.is_err() {
+            let undone =
+                undo(self).and_then(|()| sync_folder_of(&self.destination).map_err(|error| error.source));
+            if let Err(error) = undone {
+                tracing::error!(path = %self.destination.display(), %error, "a change that failed cannot be undone for certain");
+            }
+        }
+        synced
+    }
+}
+
+/// Not every file system can swap two names.
+fn cannot_exchange(error: &io::Error) -> bool {
+    let cannot = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| cannot.contains(&number))
 }
 
 impl Drop for NewFile {
@@ -70,11 +120,12 @@ pub fn publish(temporary_folder: &Path, destination: &Path, bytes: &[u8]) -> Res
     file.finish()
 }
 
-/// Puts a small file in the place of whatever is there; a reader sees the old one or the new one, whole.
+/// Puts a small file in the place of whatever is there; a reader sees the old one or the new one, whole. After an error
+/// it is the old one.
 pub fn replace(temporary_folder: &Path, destination: &Path, bytes: &[u8]) -> Result<(), PathError> {
     let mut file = NewFile::create(temporary_folder, destination)?;
     file.append(bytes)?;
-    file.publish(RenameFlags::empty())
+    file.finish_in_place()
 }
 
 /// Removes a file durably; not an error when it is not there.
@@ -94,12 +145,25 @@ pub fn create_folder(path: &Path) -> Result<(), PathError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_folder(parent)?;
     }
+    ensure_folder(path)
+}
+
+/// Makes a folder whose parent is there, and its name durable also when it was there already: whoever made it may have
+/// ended, or failed, before that.
+pub fn ensure_folder(path: &Path) -> Result<(), PathError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(PathError::new("create folder", path, error))
         }
         _ => sync_folder_of(path),
     }
+}
+
+/// Makes the names in a folder durable: those that a killed writer gave, too.
+pub fn sync_folder(folder: &Path) -> Result<(), PathError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| PathError::new("sync folder", folder, error))
 }
 
 /// Removes the files in a folder of temporary files: what a killed writer left. Folders in it are not ours.
@@ -119,9 +183,7 @@ fn sync_folder_of(path: &Path) -> Result<(), PathError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| PathError::new("sync folder", folder, error))
+    sync_folder(folder)
 }
 
 #[cfg(test)]

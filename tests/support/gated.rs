@@ -178,6 +178,10 @@ impl Source for GatedSource {
         self.inner.rename_volume(from, to)
     }
 
+    fn sync_name(&self, name: &VolumeName) -> Result<(), SourceError> {
+        self.inner.sync_name(name)
+    }
+
     fn remove_volume(&self, name: &VolumeName) -> Result<(), SourceError> {
         self.inner.remove_volume(name)
     }

@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod ceph;
 pub mod daemon;
 pub mod engine;
+pub mod faultfs;
 pub mod file_system;
 pub mod fio;
 pub mod fsx;

@@ -110,7 +110,10 @@ impl RestoreJob {
             Beginning::Resumed => self.find_new(control)?,
         };
         let writer = match found {
-            Found::Named => return Ok(()),
+            // A kill may have come between the name and its sync.
+            Found::Named => {
+                return Ok(self.target.source.sync_name(self.target.name()).map_err(Refusal::from)?);
+            }
             Found::Unfinished(writer) => writer,
             Found::Nothing => self.make_new(control)?,
         };
@@ -121,7 +124,9 @@ impl RestoreJob {
             Ok(()) => Ok(()),
             // Complete it is. The source may have renamed it, and not have come to say so.
             Err(refusal) => match self.find_new(control) {
-                Ok(Found::Named) => Ok(()),
+                Ok(Found::Named) => {
+                    Ok(self.target.source.sync_name(self.target.name()).map_err(Refusal::from)?)
+                }
                 Ok(Found::Unfinished(_) | Found::Nothing) | Err(_) => Err(refusal.into()),
             },
         }

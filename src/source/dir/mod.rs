@@ -229,7 +229,22 @@ impl Source for DirSource {
             }
             renamed => renamed.map_err(self.place.io("rename", &found.path))?,
         }
-        frozen::rename_all(&self.place, &found.file_name, &file_name)?;
+        let kept =
+            frozen::rename_all(&self.place, &found.file_name, &file_name).and_then(|()| self.place.sync());
+        if kept.is_err() {
+            // Whoever is told that it failed must not find it renamed at the next start.
+            let taken_back = rename::rename_no_replace(&self.place.path(&file_name), &found.path)
+                .map_err(self.place.io("rename", &found.path))
+                .and_then(|()| frozen::rename_all(&self.place, &file_name, &found.file_name))
+                .and_then(|()| self.place.sync());
+            if let Err(error) = taken_back {
+                tracing::error!(volume = %to, %error, "a rename that failed cannot be undone for certain");
+            }
+        }
+        kept
+    }
+
+    fn sync_name(&self, _name: &VolumeName) -> Result<(), SourceError> {
         self.place.sync()
     }
 

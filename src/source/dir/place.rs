@@ -1,12 +1,12 @@
 //! The directory itself: its files, its errors, and which of its files are being read as snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::names;
 use crate::source::SourceError;
@@ -17,6 +17,7 @@ pub(super) struct Place {
     pub(super) source_name: SourceName,
     pub(super) folder: PathBuf,
     pub(super) held: HeldFiles,
+    pub(super) distrusted: DistrustedFiles,
     warned_of_name: AtomicBool,
 }
 
@@ -30,7 +31,8 @@ pub(super) struct Found {
 
 impl Place {
     pub(super) fn new(source_name: SourceName, folder: PathBuf) -> Self {
-        Self { source_name, folder, held: HeldFiles::default(), warned_of_name: AtomicBool::new(false) }
+        let (held, distrusted) = (HeldFiles::default(), DistrustedFiles::default());
+        Self { source_name, folder, held, distrusted, warned_of_name: AtomicBool::new(false) }
     }
 
     pub(super) fn path(&self, file_name: &str) -> PathBuf {
@@ -163,6 +165,31 @@ pub(super) struct HeldFiles {
 
 /// Device and inode.
 type FileId = (u64, u64);
+
+/// Files that a sync of ours failed on. The kernel goes on showing what it has dropped then, and a later sync that
+/// succeeds says nothing of it: what they seem to hold is not to be left as it is.
+#[derive(Default)]
+pub(super) struct DistrustedFiles {
+    ids: Mutex<BTreeSet<FileId>>,
+}
+
+impl DistrustedFiles {
+    pub(super) fn add(&self, file: &File) {
+        if let Ok(metadata) = file.metadata() {
+            self.lock().insert((metadata.dev(), metadata.ino()));
+        }
+    }
+
+    pub(super) fn contains(&self, file: &File) -> bool {
+        let ids = self.lock();
+        !ids.is_empty()
+            && file.metadata().is_ok_and(|metadata| ids.contains(&(metadata.dev(), metadata.ino())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<FileId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One snapshot's entry, taken out on drop.
 pub(super) struct HeldFile {

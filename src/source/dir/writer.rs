@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::place::{Found, Place};
 use super::snapshot::emit_data;
-use crate::source::{EmitExtent, SourceError, VolumeWriter};
+use crate::source::{EmitExtent, Extent, ExtentKind, SourceError, VolumeWriter};
 use crate::sysio::{attribute, holes, lease, open_file_lock};
 use crate::types::{ByteRange, VolumeName};
 
@@ -99,6 +99,7 @@ impl FileWriter {
     fn synced(&self, result: Result<(), SourceError>) -> Result<(), SourceError> {
         if result.is_err() {
             self.sync_failed.store(true, Ordering::Relaxed);
+            self.place.distrusted.add(&self.file);
         }
         result
     }
@@ -111,6 +112,12 @@ impl VolumeWriter for FileWriter {
 
     fn read(&self, range: ByteRange, into: &mut [u8]) -> Result<(), SourceError> {
         self.check("read", range)?;
+        if self.place.distrusted.contains(&self.file) {
+            let error = io::Error::other(
+                "a sync of the volume failed, and what the kernel shows may not be on the disk",
+            );
+            return Err(self.failed("read", range, error));
+        }
         if range.len() != into.len() as u64 {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "the buffer has another length");
             return Err(self.failed("read", range, error));
@@ -139,6 +146,10 @@ impl VolumeWriter for FileWriter {
     }
 
     fn allocated(&self, emit: &mut EmitExtent<'_>) -> Result<(), SourceError> {
+        if self.place.distrusted.contains(&self.file) {
+            // What looks like a hole may not be one on the disk.
+            return emit(Extent { range: ByteRange::new(0, self.size_bytes), kind: ExtentKind::Data });
+        }
         let failed = |error| self.place.io("find the data of", &self.path)(error);
         emit_data(&self.file, self.size_bytes, failed, emit)
     }
