@@ -422,3 +422,8 @@ fn a_reset_to_error_is_cut_at_every_step() {
 fn a_reset_to_available_is_cut_at_every_step() {
     cut("reset to available", Layout::Volumes, operations::reset_to_available);
 }
+
+#[test]
+fn a_garbage_collection_is_cut_at_every_step() {
+    cut("garbage collection", Layout::Volumes, operations::collect_garbage);
+}

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use amberfs::catalog::BackupStatus;
-use amberfs::operations::{BackupRequest, DeleteRequest, Operations, Requester, RestoreRequest};
+use amberfs::operations::{
+    BackupRequest, DeleteRequest, GcRequest, Operations, REWRITE_BELOW_PERCENT, Requester, RestoreRequest,
+};
 use amberfs::types::BackupId;
 
 use crate::support::bytes::pattern;
@@ -204,6 +206,29 @@ pub fn flatten(preparing: &mut Preparing<'_>) -> Plan {
     plan(vec![Change::Flat(middle)], move |operations| {
         Ok(vec![operations.flatten(&Requester::OPERATOR, &middle.to_string())?.job])
     })
+}
+
+/// One pack that nothing needs, one that is written again, and a manifest that a killed job left.
+pub fn collect_garbage(preparing: &mut Preparing<'_>) -> Plan {
+    preparing.fill("old", pattern(40, LENGTH));
+    let old = preparing.backup(full("old"));
+    let mut bytes = pattern(50, LENGTH);
+    preparing.fill("shared", bytes.clone());
+    let shared = preparing.backup(full("shared"));
+    bytes[65_536..].copy_from_slice(&pattern(60, LENGTH - 65_536));
+    preparing.fill("kept", bytes);
+    let kept = preparing.backup(full("kept"));
+    let jobs = delete_all(&preparing.life.operations, &[old, shared], false, &AtomicBool::new(false)).unwrap();
+    for job in jobs {
+        assert_eq!(preparing.life.operations.jobs().wait(job).unwrap().error, None);
+    }
+    preparing.model.backups.retain(|id, _| *id != old && *id != shared);
+    let record = preparing.life.operations.repository().catalog().get(kept).unwrap();
+    let manifests = preparing.world.fs.path().join("repository/manifests");
+    let left = manifests.join(uuid::Uuid::new_v4().to_string());
+    fs::copy(manifests.join(record.manifest.as_ref().unwrap().id.to_string()), left).unwrap();
+    let request = GcRequest { dry_run: false, rewrite_below_percent: REWRITE_BELOW_PERCENT };
+    plan(Vec::new(), move |operations| Ok(vec![operations.gc(&Requester::OPERATOR, request)?]))
 }
 
 pub fn import(preparing: &mut Preparing<'_>) -> Plan {
