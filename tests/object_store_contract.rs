@@ -292,7 +292,7 @@ fn a_listing_has_each_object_of_its_kind_and_nothing_else(fixture: &dyn Fixture)
     }
     for store in [store, fixture.open_again().as_ref()] {
         let listed = ObjectKind::ALL.iter().flat_map(|kind| store.list(*kind).unwrap());
-        let mut listed: Vec<_> = listed.map(|ObjectEntry { name, length }| (length, name)).collect();
+        let mut listed: Vec<_> = listed.map(|ObjectEntry { name, length, .. }| (length, name)).collect();
         listed.sort();
         let expected: Vec<_> =
             objects.iter().enumerate().map(|(length, name)| (length as u64, *name)).collect();

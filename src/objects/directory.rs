@@ -3,16 +3,17 @@
 //! `tmp/` holds what is being written and is cleared at the start by the one writer. Open files are kept, a bounded
 //! number of them: packs are read in many small pieces.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use super::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore, ObjectWriter};
+use super::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStamp, ObjectStore, ObjectWriter};
 use crate::sysio::{PathError, atomic};
 
 /// Well below the usual limit of 1,024 descriptors, and enough for the packs that one reader is in.
@@ -130,11 +131,20 @@ impl DirectoryStore {
             }
             let Some(Ok(name)) = name.to_str().map(|id| kind.parse_id(id)) else { continue };
             if metadata.is_file() && self.path(name) == entry.path() {
-                entries.push(ObjectEntry { name, length: metadata.len() });
+                entries.push(ObjectEntry { name, length: metadata.len(), stamp: stamp(&metadata) });
             }
         }
         Ok(())
     }
+}
+
+/// An object is replaced by a rename: the new one is another file. A number of a file is given out again, but not with
+/// the same times.
+fn stamp(metadata: &Metadata) -> ObjectStamp {
+    let mut hasher = DefaultHasher::new();
+    let changed = (metadata.ctime(), metadata.ctime_nsec(), metadata.mtime(), metadata.mtime_nsec());
+    (metadata.ino(), metadata.len(), changed).hash(&mut hasher);
+    ObjectStamp(hasher.finish())
 }
 
 fn failed(name: ObjectName, source: PathError) -> ObjectError {

@@ -15,7 +15,13 @@ pub use name::{ObjectKind, ObjectName};
 pub struct ObjectEntry {
     pub name: ObjectName,
     pub length: u64,
+    pub stamp: ObjectStamp,
 }
+
+/// Stays as it is while an object does, and is another one when the object was replaced. It costs no look into the
+/// object, and means nothing after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectStamp(u64);
 
 /// A place for objects: a directory, later a RADOS pool or an S3 bucket.
 ///

@@ -56,7 +56,7 @@ impl ChunkStore {
         let entries = self.objects.list(ObjectKind::Pack)?;
         Ok(entries
             .into_iter()
-            .filter_map(|ObjectEntry { name, length }| match name {
+            .filter_map(|ObjectEntry { name, length, .. }| match name {
                 ObjectName::Pack(id) => Some((id, length)),
                 _ => None,
             })
