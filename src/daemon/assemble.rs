@@ -37,7 +37,8 @@ pub(super) fn open_repository(
         opened => opened?,
     };
     if opened.is_read_only() {
-        tracing::warn!(repository = %location, "open for reading only: another daemon writes to it, or it cannot be written to");
+        let writer = opened.writer().map(|writer| writer.to_string());
+        tracing::warn!(repository = %location, writer, "open for reading only: another daemon writes to it, or it cannot be written to");
     }
     Ok(Arc::new(opened))
 }

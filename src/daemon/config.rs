@@ -42,6 +42,9 @@ pub struct RepositoryConfig {
     pub compression: String,
     #[serde(default = "default_cache")]
     pub cache: ByteSize,
+    /// Who may only read looks so often what the writer has done, in seconds; 0 is never.
+    #[serde(default = "default_refresh_seconds")]
+    pub refresh_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -140,6 +143,10 @@ fn default_cache() -> ByteSize {
     ByteSize(512 * MIB)
 }
 
+fn default_refresh_seconds() -> u64 {
+    5
+}
+
 fn default_ceph_conf() -> PathBuf {
     PathBuf::from("/etc/ceph/ceph.conf")
 }
@@ -193,6 +200,7 @@ impl Config {
                 index: None,
                 compression: default_compression(),
                 cache: default_cache(),
+                refresh_seconds: default_refresh_seconds(),
             },
             limits: LimitsConfig::default(),
             mount: MountConfig::default(),

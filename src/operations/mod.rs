@@ -162,9 +162,11 @@ impl Operations {
     fn check_writable(&self) -> Result<(), Refusal> {
         if self.repository.is_read_only() {
             let location = self.repository.location();
-            let sentence = format!(
-                "the repository {location} is open for reading only: another daemon writes to it, or it cannot be written to"
-            );
+            let why = match self.repository.writer() {
+                Some(writer) => format!("another daemon writes to it ({writer})"),
+                None => "another daemon wrote to it when this one started, or it cannot be written to; what is to be written needs a daemon that is started without another one beside it".to_owned(),
+            };
+            let sentence = format!("the repository {location} is open for reading only: {why}");
             return Err(Refusal::new(RefusalKind::ReadOnly, sentence));
         }
         Ok(())

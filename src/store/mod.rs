@@ -6,6 +6,7 @@
 mod buffer;
 mod cache;
 mod error;
+mod follow;
 mod manifest_reader;
 mod manifest_writer;
 mod pack_index;
@@ -16,6 +17,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
@@ -24,9 +26,9 @@ pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteStats};
 
-use trust::Trust;
-
 use buffer::BufferPool;
+use follow::Following;
+use trust::Trust;
 
 use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
@@ -54,6 +56,7 @@ pub struct ChunkStore {
     trust: Trust,
     /// The whole index was read again after a chunk was not found: once is enough.
     reindexed: AtomicBool,
+    following: Following,
 }
 
 impl ChunkStore {
@@ -73,6 +76,7 @@ impl ChunkStore {
             reported: Mutex::new(HashSet::new()),
             trust: Trust::default(),
             reindexed: AtomicBool::new(false),
+            following: Following::default(),
         };
         store.index_new_packs()?;
         Ok(Arc::new(store))
@@ -146,33 +150,47 @@ impl ChunkStore {
         loaded.map_err(Arc::new)
     }
 
-    /// Tries the places of a chunk one after the other until one is good.
+    /// Tries the places of a chunk one after the other until one is good, and looks for others when none is.
     fn try_places<T>(
         &self,
         id: ChunkId,
         mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut places = self.index.places(id)?;
-        if places.is_empty() {
+        let since = Instant::now();
+        let mut result = self.try_known_places(id, &mut load);
+        if result.as_ref().is_err_and(|error| self.has_followed(error, since)) {
+            result = self.try_known_places(id, &mut load);
+        }
+        if matches!(result, Err(StoreError::ChunkMissing { .. })) {
             self.index_everything_once(id)?;
-            places = self.index.places(id)?;
+            result = self.try_known_places(id, &mut load);
         }
-        self.best_first(&mut places);
-        let mut result = Err(StoreError::ChunkMissing { id });
-        for place in places {
-            result = load(&place);
-            match &result {
-                Ok(_) => break,
-                Err(error) => {
-                    self.report(id, error);
-                    self.distrust(place.pack, error);
-                }
-            }
-        }
-        if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
+        if let Err(error) = &result {
             self.report(id, error);
         }
         result
+    }
+
+    fn try_known_places<T>(
+        &self,
+        id: ChunkId,
+        load: &mut impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut places = self.index.places(id)?;
+        self.best_first(&mut places);
+        let (mut failure, mut moved) = (StoreError::ChunkMissing { id }, None);
+        for place in places {
+            match load(&place) {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) if self.has_moved(&error) => moved = Some(error),
+                Err(error) => {
+                    self.report(id, &error);
+                    self.distrust(place.pack, &error);
+                    failure = error;
+                }
+            }
+        }
+        Err(moved.unwrap_or(failure))
     }
 
     /// Fills `plain`, which has the chunk's length, and checks it.
