@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 pub use crate::format::record::{
-    BackupRecord, BackupStatus, ManifestReference, RestoreTarget, SnapshotReference,
+    BackupRecord, BackupStatus, DiffCheck, ManifestReference, RestoreTarget, SnapshotReference,
 };
 pub use info::BackupInfo;
 pub use project::{Project, Quota};

@@ -32,7 +32,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 pub use access::Requester;
-pub use backup::{BackupAccepted, BackupRequest};
+pub use backup::{BackupAccepted, BackupRequest, DiffTrust};
 pub use delete::{DeleteAccepted, DeleteRequest};
 pub use flatten::FlattenAccepted;
 pub use quota::{BackupUse, VolumeUse};
@@ -72,6 +72,7 @@ pub struct OperationsOptions {
     pub volume_types: BTreeMap<String, VolumeType>,
     pub without_parent: WithoutParent,
     pub memory_bytes: u64,
+    pub diff_trust: DiffTrust,
     /// A restore makes its progress durable every so many bytes of data.
     pub restore_step_bytes: u64,
 }
