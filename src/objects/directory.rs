@@ -4,7 +4,7 @@
 //! number of them: packs are read in many small pieces.
 
 use std::fs::{self, File, Metadata};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,12 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStamp, ObjectStore, ObjectWriter};
-use crate::sysio::{PathError, atomic};
+use crate::sysio::{PathError, atomic, clock};
 
 /// Well below the usual limit of 1,024 descriptors, and enough for the packs that one reader is in.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
 
 const TEMPORARY_FOLDER: &str = "tmp";
+
+/// No file system that anybody uses has times as coarse as this.
+const SAME_TIME_SECONDS: i64 = 3;
 
 pub struct DirectoryStore {
     root: PathBuf,
@@ -138,12 +141,17 @@ impl DirectoryStore {
     }
 }
 
-/// An object is replaced by a rename: the new one is another file. A number of a file is given out again, but not with
-/// the same times.
+/// An object is replaced by a rename: the new one is another file. Files get numbers that others had, but not at the
+/// same time, as far as the file system tells times apart.
 fn stamp(metadata: &Metadata) -> ObjectStamp {
     let mut hasher = DefaultHasher::new();
     let changed = (metadata.ctime(), metadata.ctime_nsec(), metadata.mtime(), metadata.mtime_nsec());
     (metadata.ino(), metadata.len(), changed).hash(&mut hasher);
+    let age_seconds = clock::now().as_micros() / 1_000_000 - metadata.ctime();
+    if age_seconds < SAME_TIME_SECONDS {
+        // It may be replaced again at what the file system will call the same time.
+        RandomState::new().hash_one(()).hash(&mut hasher);
+    }
     ObjectStamp(hasher.finish())
 }
 

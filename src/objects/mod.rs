@@ -18,8 +18,8 @@ pub struct ObjectEntry {
     pub stamp: ObjectStamp,
 }
 
-/// Stays as it is while an object does, and is another one when the object was replaced. It costs no look into the
-/// object, and means nothing after a restart.
+/// Two of one name that are equal say that the object was not replaced in between; two that are not say nothing. They
+/// cost no look into the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectStamp(u64);
 

@@ -33,8 +33,9 @@ impl ChunkStore {
     /// Says whether it is worth trying again to load a chunk after this error: the packs were listed since.
     pub(super) fn has_followed(&self, error: &StoreError, since: Instant) -> bool {
         let has_moved = self.has_moved(error);
-        let is_nowhere = matches!(error, StoreError::ChunkMissing { .. });
-        if !has_moved && !(is_nowhere && self.following.is_on.load(Ordering::Relaxed)) {
+        let is_missing = matches!(error, StoreError::ChunkMissing { .. });
+        let is_worth_it = has_moved || (is_missing && self.following.is_on.load(Ordering::Relaxed));
+        if !is_worth_it {
             return false;
         }
         let mut listed_at = self.following.listed_at.lock().unwrap_or_else(PoisonError::into_inner);

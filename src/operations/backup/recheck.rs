@@ -157,7 +157,10 @@ fn sample(recheck: &Recheck<'_>, blocks: u64) -> Vec<ByteRange> {
     let slice = recheck.size_bytes.checked_div(blocks).unwrap_or(0);
     let block_of = |number: u64| {
         let offset = number * slice + numbers.below(slice);
-        let data = if number % ANYWHERE_EACH == 0 { None } else { data_at(recheck.parent, offset) };
+        let data = match number.is_multiple_of(ANYWHERE_EACH) {
+            true => None,
+            false => data_at(recheck.parent, offset),
+        };
         let block = ByteRange::new(data.unwrap_or(offset), 1).rounded_out(BLOCK_BYTES);
         block.below(recheck.size_bytes)
     };
