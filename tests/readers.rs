@@ -15,10 +15,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use amberfs::format::codec::Compression;
+use amberfs::objects::ObjectName;
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::Source;
 use amberfs::source::dir::DirSource;
-use amberfs::types::PackId;
+use amberfs::types::{ManifestId, PackId};
 use amberfs::vfs::CONTROL_FILES;
 use rustix::io::Errno;
 use support::bytes::pattern;
@@ -254,6 +255,16 @@ fn move_chunks(repository: &Path) {
     }
 }
 
+/// Makes a store let go of the files that it keeps open: what they held is gone for it then.
+fn let_go_of_files(repository: &Path, reader: &Repository) {
+    for _ in 0..200 {
+        let id = ManifestId::random();
+        fs::write(repository.join(format!("manifests/{id}")), b"x").unwrap();
+        reader.objects().read(ObjectName::Manifest(id), 0, &mut [0]).unwrap();
+        fs::remove_file(repository.join(format!("manifests/{id}"))).unwrap();
+    }
+}
+
 #[test]
 fn a_reader_finds_chunks_that_were_moved_into_other_packs() {
     let folder = tempfile::tempdir().unwrap();
@@ -267,6 +278,7 @@ fn a_reader_finds_chunks_that_were_moved_into_other_packs() {
     let image = reader.image(id).unwrap();
     for turn in 0..3 {
         move_chunks(&repository);
+        let_go_of_files(&repository, &reader);
         let mut read = vec![0; 1 << 20];
         image.read(turn << 20, &mut read).unwrap();
         assert!(read == bytes[(turn as usize) << 20..][..1 << 20], "turn {turn}");
