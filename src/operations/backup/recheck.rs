@@ -40,7 +40,7 @@ pub struct DiffTrust {
 
 impl Default for DiffTrust {
     fn default() -> Self {
-        Self { reread_within: 512, sample_blocks: 16 }
+        Self { reread_within: 1024, sample_blocks: 16 }
     }
 }
 
