@@ -19,6 +19,7 @@ use amberfs::objects::{
 use amberfs::types::{BackupId, ManifestId, PackId};
 
 use support::bytes::pattern;
+use support::daemon::until;
 
 /// An empty store, and what can be done to it behind its back.
 trait Fixture {
@@ -104,6 +105,7 @@ claims! {
     readers_see_the_old_object_or_the_new_one_whole
     a_listing_has_each_object_of_its_kind_and_nothing_else
     an_empty_store_lists_nothing
+    a_listing_tells_an_object_that_was_replaced_from_one_that_was_not
     remove_is_not_an_error_twice_and_the_object_is_gone
     a_removed_object_is_gone_for_readers_that_were_reading_it
     a_whole_object_is_read_up_to_its_bound
@@ -308,7 +310,7 @@ fn a_listing_has_each_object_of_its_kind_and_nothing_else(fixture: &dyn Fixture)
     }
     for store in [store, fixture.open_again().as_ref()] {
         let listed = ObjectKind::ALL.iter().flat_map(|kind| store.list(*kind).unwrap());
-        let mut listed: Vec<_> = listed.map(|ObjectEntry { name, length }| (length, name)).collect();
+        let mut listed: Vec<_> = listed.map(|ObjectEntry { name, length, .. }| (length, name)).collect();
         listed.sort();
         let expected: Vec<_> =
             objects.iter().enumerate().map(|(length, name)| (length as u64, *name)).collect();
@@ -323,6 +325,30 @@ fn an_empty_store_lists_nothing(fixture: &dyn Fixture) {
     for kind in ObjectKind::ALL {
         assert_eq!(fixture.store().list(kind).unwrap(), []);
     }
+}
+
+fn a_listing_tells_an_object_that_was_replaced_from_one_that_was_not(fixture: &dyn Fixture) {
+    let (replaced, untouched) =
+        (ObjectName::Record(BackupId::random()), ObjectName::Record(BackupId::random()));
+    let store = fixture.store();
+    store.put(replaced, b"old").unwrap();
+    store.put(untouched, b"old").unwrap();
+    let reader = fixture.open_again();
+    let stamp = |name| {
+        let entries = reader.list(ObjectKind::Record).unwrap();
+        entries.into_iter().find(|entry| entry.name == name).unwrap().stamp
+    };
+    let mut before = stamp(replaced);
+    // As quickly as it goes, with as many bytes each time.
+    for turn in 0..200_u8 {
+        store.replace(replaced, &[turn; 3]).unwrap();
+        let now = stamp(replaced);
+        assert_ne!(now, before, "turn {turn}");
+        before = now;
+    }
+    until("a stamp that stays", || (stamp(untouched) == stamp(untouched)).then_some(()));
+    assert_eq!(stamp(untouched), stamp(untouched));
+    assert_ne!(stamp(untouched), stamp(replaced));
 }
 
 fn remove_is_not_an_error_twice_and_the_object_is_gone(fixture: &dyn Fixture) {

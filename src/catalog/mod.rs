@@ -1,10 +1,11 @@
 //! Which backups, chains, projects and quotas there are.
 //!
 //! A change is durable in the repository before anybody sees it here. The catalog is read from the records at the
-//! start and from nowhere else.
+//! start and from nowhere else, and again and again where another process writes them.
 
 mod info;
 mod project;
+mod refresh;
 mod retention;
 mod select;
 
@@ -12,17 +13,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 pub use crate::format::record::{
-    BackupRecord, BackupStatus, ManifestReference, RestoreTarget, SnapshotReference,
+    BackupRecord, BackupStatus, DiffCheck, ManifestReference, RestoreTarget, SnapshotReference,
 };
 pub use info::BackupInfo;
 pub use project::{Project, Quota};
+pub use refresh::RecordChanges;
 pub use retention::{
     Retention, RetentionAction, RetentionCandidate, RetentionDecision, RetentionReason, RetentionRule,
 };
 
-use crate::format::{FormatError, document};
+use refresh::Seen;
+
+use crate::format::FormatError;
 use crate::jobs::{BackupEvent, Event, EventObserver};
-use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use crate::objects::{ObjectError, ObjectName, ObjectStore};
 use crate::sysio::clock;
 use crate::types::{BackupId, SourceName, VolumeId, VolumeName};
 
@@ -55,8 +59,8 @@ const DELETED: &str = "deleted";
 pub struct Catalog {
     objects: Arc<dyn ObjectStore>,
     backups: RwLock<Backups>,
-    /// Backups whose records could not be read at the start: what they lean on is not known.
-    unreadable: Vec<BackupId>,
+    /// What the records were at the last look. Of those that could not be read it is not known what they lean on.
+    seen: Mutex<Seen>,
     /// Serialises changes: read, modify, write durably, show.
     changing: Mutex<()>,
     /// Told of each new state when it is durable and before anybody sees it.
@@ -104,21 +108,15 @@ impl Backups {
 impl Catalog {
     /// Reads all records. One that cannot be read is reported and left out; the others are not affected.
     pub fn load(objects: Arc<dyn ObjectStore>) -> Result<Self, CatalogError> {
-        let (mut backups, mut unreadable) = (Backups::default(), Vec::new());
-        for ObjectEntry { name, .. } in objects.list(ObjectKind::Record)? {
-            let ObjectName::Record(id) = name else { continue };
-            match read_record(objects.as_ref(), id) {
-                Ok(record) => backups.insert(Arc::new(record)),
-                Err(error) => {
-                    unreadable.push(id);
-                    let cause =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::error!(backup = %id, cause, "{error}: the backup is not shown");
-                }
-            }
-        }
-        let (backups, changing) = (RwLock::new(backups), Mutex::new(()));
-        Ok(Self { objects, backups, unreadable, changing, observer: OnceLock::new() })
+        let catalog = Self {
+            objects,
+            backups: RwLock::default(),
+            seen: Mutex::default(),
+            changing: Mutex::new(()),
+            observer: OnceLock::new(),
+        };
+        catalog.take_in(catalog.look()?);
+        Ok(catalog)
     }
 
     /// Sets who is told of each change of a backup's state from now on. The first one stays.
@@ -133,11 +131,6 @@ impl Catalog {
 
     pub fn get(&self, id: BackupId) -> Option<Arc<BackupRecord>> {
         self.read().by_id.get(&id).cloned()
-    }
-
-    /// Returns the backups whose records could not be read at the start.
-    pub fn unreadable(&self) -> &[BackupId] {
-        &self.unreadable
     }
 
     /// Returns all backups, in the order of their ids.
@@ -243,12 +236,17 @@ impl Catalog {
         let id = record.id;
         let text = record.encode().map_err(|source| CatalogError::Format { id, source })?;
         self.objects.replace(ObjectName::Record(id), text.as_bytes())?;
-        if self.get(id).is_none_or(|before| before.status != record.status) {
-            self.tell(&record, record.status.as_str());
-        }
+        self.tell_change(&record);
         let record = Arc::new(record);
         self.backups.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&record));
         Ok(record)
+    }
+
+    /// Tells of a record that is to be shown, if it brings another state.
+    fn tell_change(&self, record: &BackupRecord) {
+        if self.get(record.id).is_none_or(|before| before.status != record.status) {
+            self.tell(record, record.status.as_str());
+        }
     }
 
     fn tell(&self, record: &BackupRecord, status: &'static str) {
@@ -283,17 +281,4 @@ impl Catalog {
         }
         self.backups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
-}
-
-fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
-    let bytes = objects.read_whole(ObjectName::Record(id), document::LENGTH_MAX)?;
-    let record = BackupRecord::decode(&bytes).map_err(|source| CatalogError::Format { id, source })?;
-    if record.id != id {
-        let why = format!("it is the record of backup {}", record.id);
-        return Err(CatalogError::Format {
-            id,
-            source: FormatError::Malformed { what: "backup record", why },
-        });
-    }
-    Ok(record)
 }

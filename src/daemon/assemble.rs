@@ -8,7 +8,9 @@ use super::{DaemonError, MountOptions};
 use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
 use crate::jobs::{EventLog, JobQueue, JobQueueOptions};
-use crate::operations::{Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent};
+use crate::operations::{
+    DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent,
+};
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::scratch::ScratchImages;
 use crate::source::dir::DirSource;
@@ -37,7 +39,8 @@ pub(super) fn open_repository(
         opened => opened?,
     };
     if opened.is_read_only() {
-        tracing::warn!(repository = %location, "open for reading only: another daemon writes to it, or it cannot be written to");
+        let writer = opened.writer().map(|writer| writer.to_string());
+        tracing::warn!(repository = %location, writer, "open for reading only: another daemon writes to it, or it cannot be written to");
     }
     Ok(Arc::new(opened))
 }
@@ -83,6 +86,10 @@ pub(super) fn operations(
             WithoutParentConfig::Fail => WithoutParent::Refuse,
         },
         memory_bytes: config.limits.memory.0,
+        diff_trust: DiffTrust {
+            reread_within: config.trust.reread_within,
+            sample_blocks: config.trust.sample_blocks,
+        },
         restore_step_bytes: RESTORE_STEP_BYTES,
     };
     let scratch = ScratchImages::open(&repository, config.limits.scratch.0)?;

@@ -9,7 +9,11 @@ use serde::Deserialize;
 use super::{DaemonError, MountOptions};
 use crate::catalog::Quota;
 use crate::format::codec::Compression;
+use crate::operations::DiffTrust;
 use crate::types::{ByteSize, GIB, MIB, ProjectName, SourceName};
+
+/// The sample is planned in memory.
+const SAMPLE_BLOCKS_MAX: u64 = 65_536;
 
 /// Read where neither `--config` nor `--repo` is given.
 const CONFIG_PATH: &str = "/etc/amberfs/amberfs.toml";
@@ -20,6 +24,8 @@ pub struct Config {
     pub repository: RepositoryConfig,
     #[serde(default)]
     pub limits: LimitsConfig,
+    #[serde(default)]
+    pub trust: TrustConfig,
     #[serde(default)]
     pub mount: MountConfig,
     #[serde(default)]
@@ -42,6 +48,9 @@ pub struct RepositoryConfig {
     pub compression: String,
     #[serde(default = "default_cache")]
     pub cache: ByteSize,
+    /// Who may only read looks so often what the writer has done, in seconds; 0 is never.
+    #[serde(default = "default_refresh_seconds")]
+    pub refresh_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +74,23 @@ impl Default for LimitsConfig {
             finished_jobs_seconds: 24 * 3600,
             finished_jobs: 1000,
         }
+    }
+}
+
+/// How far a source's word on what has changed is taken.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustConfig {
+    /// Every part of a volume is read again within so many incremental backups; 0: never.
+    pub reread_within: u64,
+    /// Blocks of 64 KiB that each incremental backup reads again; 0: none.
+    pub sample_blocks: u64,
+}
+
+impl Default for TrustConfig {
+    fn default() -> Self {
+        let DiffTrust { reread_within, sample_blocks } = DiffTrust::default();
+        Self { reread_within, sample_blocks }
     }
 }
 
@@ -140,6 +166,10 @@ fn default_cache() -> ByteSize {
     ByteSize(512 * MIB)
 }
 
+fn default_refresh_seconds() -> u64 {
+    5
+}
+
 fn default_ceph_conf() -> PathBuf {
     PathBuf::from("/etc/ceph/ceph.conf")
 }
@@ -193,8 +223,10 @@ impl Config {
                 index: None,
                 compression: default_compression(),
                 cache: default_cache(),
+                refresh_seconds: default_refresh_seconds(),
             },
             limits: LimitsConfig::default(),
+            trust: TrustConfig::default(),
             mount: MountConfig::default(),
             source: BTreeMap::new(),
             volume_type: BTreeMap::new(),
@@ -223,6 +255,11 @@ impl Config {
         }
         if self.source.is_empty() {
             return invalid("no source is given: add one to the configuration, or name a directory of images with --volumes".to_owned());
+        }
+        if self.trust.sample_blocks > SAMPLE_BLOCKS_MAX {
+            return invalid(format!(
+                "trust.sample_blocks is more than {SAMPLE_BLOCKS_MAX}: set trust.reread_within lower to read more again"
+            ));
         }
         if self.limits.max_operations == 0 {
             return invalid("limits.max_operations is 0: nothing could ever run".to_owned());

@@ -10,6 +10,7 @@ mod detach;
 mod error;
 mod logging;
 mod options;
+mod refresh;
 mod serve;
 mod service;
 

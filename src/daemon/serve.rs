@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::config::Config;
+use super::refresh::Refresher;
 use super::{DaemonError, MountOptions, assemble, detach, service};
 use crate::control::Commands;
 use crate::files::{FileTrees, FileTreesOptions};
@@ -31,6 +32,7 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let events = assemble::events(&repository);
     let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
+    let _refresher = Refresher::start(operations.repository(), config.repository.refresh_seconds)?;
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
     let file_trees = FileTrees::new(FileTreesOptions::new(PathBuf::from(OWN_PROGRAM)))
         .map_err(|source| DaemonError::Io { what: "start the thread that keeps readers of files", source })?;

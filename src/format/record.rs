@@ -114,6 +114,26 @@ pub struct BackupRecord {
     /// still need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired_manifests: Vec<ManifestId>,
+    /// How far the source's word on what had changed was looked into.
+    #[serde(default, skip_serializing_if = "DiffCheck::is_none")]
+    pub diff_check: DiffCheck,
+}
+
+/// What an incremental backup found of what the source calls unchanged. The next one of the volume goes on from there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffCheck {
+    /// The rolling re-read ended at this offset.
+    #[serde(default)]
+    pub reread_until: u64,
+    /// How often something had changed that the source had not told.
+    #[serde(default)]
+    pub misses: u32,
+}
+
+impl DiffCheck {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where a restore writes, and all that a later start needs to go on with it.

@@ -4,22 +4,26 @@
 //! number of them: packs are read in many small pieces.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use super::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore, ObjectWriter};
-use crate::sysio::{PathError, atomic};
+use super::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStamp, ObjectStore, ObjectWriter};
+use crate::sysio::{PathError, atomic, clock};
 
 /// Well below the usual limit of 1,024 descriptors, and enough for the packs that one reader is in.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
 
 const TEMPORARY_FOLDER: &str = "tmp";
+
+/// No file system that anybody uses has times as coarse as this.
+const SAME_TIME_SECONDS: i64 = 3;
 
 pub struct DirectoryStore {
     root: PathBuf,
@@ -164,7 +168,7 @@ impl DirectoryStore {
             }
             let Some(Ok(name)) = name.to_str().map(|id| kind.parse_id(id)) else { continue };
             if metadata.is_file() && self.path(name) == entry.path() {
-                entries.push(ObjectEntry { name, length: metadata.len() });
+                entries.push(ObjectEntry { name, length: metadata.len(), stamp: stamp(&metadata) });
             }
         }
         Ok(())
@@ -182,6 +186,20 @@ fn pack_folders(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
         }
     }
     Ok(folders)
+}
+
+/// An object is replaced by a rename: the new one is another file. Files get numbers that others had, but not at the
+/// same time, as far as the file system tells times apart.
+fn stamp(metadata: &Metadata) -> ObjectStamp {
+    let mut hasher = DefaultHasher::new();
+    let changed = (metadata.ctime(), metadata.ctime_nsec(), metadata.mtime(), metadata.mtime_nsec());
+    (metadata.ino(), metadata.len(), changed).hash(&mut hasher);
+    let age_seconds = clock::now().as_micros() / 1_000_000 - metadata.ctime();
+    if age_seconds < SAME_TIME_SECONDS {
+        // It may be replaced again at what the file system will call the same time.
+        RandomState::new().hash_one(()).hash(&mut hasher);
+    }
+    ObjectStamp(hasher.finish())
 }
 
 fn failed(name: ObjectName, source: PathError) -> ObjectError {

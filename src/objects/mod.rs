@@ -17,7 +17,13 @@ pub use name::{ObjectKind, ObjectName};
 pub struct ObjectEntry {
     pub name: ObjectName,
     pub length: u64,
+    pub stamp: ObjectStamp,
 }
+
+/// Two of one name that are equal say that the object was not replaced in between; two that are not say nothing. They
+/// cost no look into the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectStamp(u64);
 
 /// A place for objects: a directory, later a RADOS pool or an S3 bucket.
 ///

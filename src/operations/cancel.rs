@@ -22,7 +22,9 @@ impl Operations {
 
     fn job_of(&self, requester: &Requester, text: &str) -> Result<JobReport, Refusal> {
         let id: Option<JobId> = text.parse().ok();
-        let report = id.and_then(|id| self.jobs.report(id)).ok_or_else(|| no_such_job(text))?;
+        // The jobs that a reader's user may have in mind are the writer's.
+        let unknown = || self.check_writable().err().unwrap_or_else(|| no_such_job(text));
+        let report = id.and_then(|id| self.jobs.report(id)).ok_or_else(unknown)?;
         let is_own = report.project.parse().is_ok_and(|project| requester.owns(&project));
         if !is_own && !requester.is_operator() {
             return Err(not_authorized(format!("job {text} does not belong to a project of yours")));

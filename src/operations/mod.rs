@@ -34,7 +34,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 pub use access::Requester;
-pub use backup::{BackupAccepted, BackupRequest};
+pub use backup::{BackupAccepted, BackupRequest, DiffTrust};
 pub use delete::{DeleteAccepted, DeleteRequest};
 pub use flatten::FlattenAccepted;
 pub use gc::{GcRequest, REWRITE_BELOW_PERCENT};
@@ -75,6 +75,7 @@ pub struct OperationsOptions {
     pub volume_types: BTreeMap<String, VolumeType>,
     pub without_parent: WithoutParent,
     pub memory_bytes: u64,
+    pub diff_trust: DiffTrust,
     /// A restore makes its progress durable every so many bytes of data.
     pub restore_step_bytes: u64,
 }
@@ -166,9 +167,11 @@ impl Operations {
     fn check_writable(&self) -> Result<(), Refusal> {
         if self.repository.is_read_only() {
             let location = self.repository.location();
-            let sentence = format!(
-                "the repository {location} is open for reading only: another daemon writes to it, or it cannot be written to"
-            );
+            let why = match self.repository.writer() {
+                Some(writer) => format!("another daemon writes to it ({writer})"),
+                None => "another daemon wrote to it when this one started, or it cannot be written to; what is to be written needs a daemon that is started without another one beside it".to_owned(),
+            };
+            let sentence = format!("the repository {location} is open for reading only: {why}");
             return Err(Refusal::new(RefusalKind::ReadOnly, sentence));
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! A repository, opened and locked: the chunk store, the catalog and the images over one object store.
 //!
 //! One process writes to a directory repository at a time, and holds the lock `lock` for as long as it has it
-//! open. Whoever comes second reads only, with an index of its own in a temporary folder.
+//! open. Whoever comes second reads only, with an index of its own in a temporary folder, and follows what the writer
+//! does (`follow`).
 //!
 //! Locks inside the process, and what may be held together (a lock may be taken while one above it is held):
 //!
@@ -16,6 +17,7 @@
 //! The observer of the catalog is told under rank 1 and takes a lock of its own, under which it takes no other.
 
 mod error;
+mod follow;
 mod location;
 
 use std::num::NonZeroUsize;
@@ -25,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 pub use error::RepositoryError;
+use follow::Following;
 pub use location::Location;
 
 use crate::catalog::{Catalog, ManifestReference};
@@ -42,6 +45,9 @@ use crate::types::{BackupId, ByteSize, ManifestId, RepositoryId};
 
 /// So many images stay open: each holds the roots of its chain's manifests.
 const OPEN_IMAGES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// The file whose lock the one writer holds.
+const LOCK: &str = "lock";
 
 /// How a repository is opened.
 #[derive(Debug, Clone)]
@@ -63,6 +69,7 @@ pub struct Repository {
     images: Mutex<LruCache<ManifestId, Arc<Image>>>,
     /// `None` when it is open for reading only.
     write_lock: Option<FileLock>,
+    following: Following,
     /// The index of a reader, removed with it. Declared last: the index in it is closed before.
     _temporary_index: Option<TemporaryFolder>,
 }
@@ -136,6 +143,9 @@ impl Repository {
         let cache_bytes = options.cache_bytes / 4 * 3;
         let store =
             ChunkStore::open(Arc::clone(&objects), index, options.compression, cache_bytes, remembered_in)?;
+        if write_lock.is_none() {
+            store.follow_another_writer();
+        }
         Ok(Self {
             header,
             location,
@@ -144,6 +154,7 @@ impl Repository {
             state_folder,
             caches: ImageCaches::new(options.cache_bytes / 8),
             images: Mutex::new(LruCache::new(OPEN_IMAGES_MAX)),
+            following: Following::new(path.join(LOCK)),
             write_lock,
             _temporary_index: temporary_index,
         })
@@ -197,6 +208,10 @@ impl Repository {
         let mut chain = self.catalog.chain(id)?;
         loop {
             let opened = self.image_of(&chain);
+            if opened.is_err() {
+                // The writer may have put another manifest in the place of one of these.
+                self.refresh_at_need();
+            }
             // A backup of the chain may have been flattened in between, and the manifest that it had may have gone
             // just before the image began to use it. Each time there is less of the chain.
             let now = self.catalog.chain(id)?;
@@ -279,7 +294,7 @@ fn read_header(objects: &DirectoryStore, path: &Path) -> Result<RepositoryHeader
 
 /// Takes the lock of the one writer; `None` when another has it, or the file system is read-only for us.
 fn take_write_lock(path: &Path) -> Result<Option<FileLock>, RepositoryError> {
-    match lock::try_lock(&path.join("lock")) {
+    match lock::try_lock(&path.join(LOCK)) {
         Ok(lock) => Ok(lock),
         Err(error) if is_read_only(&error.source) => Ok(None),
         Err(error) => Err(error.into()),

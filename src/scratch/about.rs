@@ -9,8 +9,6 @@ use crate::types::{BackupId, ProjectName, ScratchId, Timestamp};
 
 pub(super) const FILE: &str = "about.json";
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     pub id: ScratchId,
@@ -39,9 +37,4 @@ impl About {
         let text = serde_json::to_vec_pretty(self).map_err(|error| PathError::new("write", &path, error))?;
         atomic::replace(folder, &path, &text)
     }
-}
-
-/// Returns what tells this start of the machine from every other one, if the kernel says it.
-pub(super) fn boot_id() -> Option<String> {
-    std::fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned())
 }

@@ -10,14 +10,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::ScratchError;
-use super::about::{self, About};
+use super::about::About;
 use super::map::{BLOCK_BYTES, BlockMap};
 use super::overlay::Overlay;
 use super::space::Space;
 use crate::image::Image;
 use crate::repository::Repository;
 use crate::sysio::device::{ReadAt, WriteAt};
-use crate::sysio::{PathError, atomic, holes, rename};
+use crate::sysio::{PathError, atomic, holes, process, rename};
 use crate::types::ByteRange;
 
 /// Beside the files of one that could not be synced.
@@ -78,14 +78,14 @@ impl ScratchImage {
             return Err(PathError::new("open", path, io::Error::new(io::ErrorKind::InvalidData, why)).into());
         }
         // After a restart of the machine, what was not synced may be there in part only.
-        let is_same_boot = about.boot_id.is_some() && about.boot_id == about::boot_id();
+        let is_same_boot = about.boot_id.is_some() && about.boot_id == process::boot_id();
         let (from, to) = if is_same_boot { ("map", "map.synced") } else { ("map.synced", "map") };
         let failed = |action, error| ScratchError::from(PathError::new(action, path, error));
         if is_same_boot {
             open_file(&path.join("data"))?.sync_data().map_err(|error| failed("sync", error))?;
         }
         copy_durably(path, from, to).map_err(|error| failed("take over the map of", error))?;
-        about.boot_id = about::boot_id();
+        about.boot_id = process::boot_id();
         about.write(path)?;
         Self::on_files(path, about, base, space)
     }

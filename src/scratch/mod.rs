@@ -22,7 +22,7 @@ use space::Space;
 use crate::image::Image;
 use crate::repository::{Repository, RepositoryError};
 use crate::sysio::device::{ReadAt, WriteAt};
-use crate::sysio::{PathError, atomic, clock};
+use crate::sysio::{PathError, atomic, clock, process};
 use crate::types::{BackupId, ProjectName, ScratchId};
 
 /// The folder of scratch images in the state folder.
@@ -155,7 +155,7 @@ impl ScratchImages {
             size_bytes: ReadAt::size_bytes(base.as_ref()),
             backup_allocated_bytes: new.backup_allocated_bytes,
             created_at: clock::now(),
-            boot_id: about::boot_id(),
+            boot_id: process::boot_id(),
         };
         let made = ScratchImage::create(&path, about, base, &self.space);
         let image = match made {

@@ -9,6 +9,7 @@ mod collection;
 mod damage;
 mod error;
 mod examine;
+mod follow;
 mod garbage;
 mod manifest_reader;
 mod manifest_writer;
@@ -22,6 +23,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
@@ -33,11 +35,11 @@ pub use manifest_reader::{ManifestReader, PageCache};
 pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
 
+use buffer::BufferPool;
 use collection::Collection;
 use damage::DamageLog;
+use follow::Following;
 use trust::Trust;
-
-use buffer::BufferPool;
 
 use crate::format::codec::{self, Compression};
 use crate::index::{ChunkIndex, ChunkPlace, IndexStats};
@@ -69,6 +71,7 @@ pub struct ChunkStore {
     collection: Arc<Collection>,
     /// The whole index was read again after a chunk was not found: once is enough.
     reindexed: AtomicBool,
+    following: Following,
 }
 
 impl ChunkStore {
@@ -91,6 +94,7 @@ impl ChunkStore {
             trust: Trust::new(DamageLog::open(state_folder)),
             collection: Arc::default(),
             reindexed: AtomicBool::new(false),
+            following: Following::default(),
         };
         crate::metrics::register("store", metrics::write);
         store.index_new_packs()?;
@@ -170,45 +174,58 @@ impl ChunkStore {
         loaded.map_err(Arc::new)
     }
 
-    /// Tries the places of a chunk one after the other until one is good.
+    /// Tries the places of a chunk one after the other until one is good, and looks for others when none is.
     fn try_places<T>(
         &self,
         id: ChunkId,
         mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut result = Err(StoreError::ChunkMissing { id });
+        let since = Instant::now();
+        let mut result = self.try_known_places(id, &mut load);
+        if result.as_ref().is_err_and(|error| self.has_followed(error, since)) {
+            result = self.try_known_places(id, &mut load);
+        }
+        if matches!(result, Err(StoreError::ChunkMissing { .. })) {
+            self.index_everything_once(id)?;
+            result = self.try_known_places(id, &mut load);
+        }
+        if let Err(error) = &result {
+            metrics::READS_DAMAGED.increment();
+            self.report(id, error);
+        }
+        result
+    }
+
+    fn try_known_places<T>(
+        &self,
+        id: ChunkId,
+        load: &mut impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (mut failure, mut moved) = (StoreError::ChunkMissing { id }, None);
         let mut tried = Vec::new();
         for _ in 0..LOOKUPS_MAX {
             let mut places = self.index.places(id)?;
-            if places.is_empty() {
-                self.index_everything_once(id)?;
-                places = self.index.places(id)?;
-            }
             places.retain(|place| !tried.contains(place));
             if places.is_empty() {
                 break;
             }
             self.best_first(&mut places);
             for place in places {
-                result = load(&place);
-                match &result {
-                    Ok(_) => return result,
+                match load(&place) {
+                    Ok(loaded) => return Ok(loaded),
+                    Err(error) if self.has_moved(&error) => moved = Some(error),
                     // Collected as garbage since it was looked up: a chunk that is needed is in another pack by now.
                     Err(_) if self.index.pack(place.pack).is_none() => {}
                     Err(error) => {
-                        metrics::READS_DAMAGED.increment();
-                        self.report(id, error);
-                        self.distrust(place.pack, Some(id), error);
+                        self.report(id, &error);
+                        self.distrust(place.pack, Some(id), &error);
+                        failure = error;
                     }
                 }
                 tried.push(place);
             }
         }
-        if let Err(error @ StoreError::ChunkMissing { .. }) = &result {
-            metrics::READS_DAMAGED.increment();
-            self.report(id, error);
-        }
-        result
+        Err(moved.unwrap_or(failure))
     }
 
     /// Fills `plain`, which has the chunk's length, and checks it.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{ChunkStore, StoreError};
 use crate::format::FormatError;
 use crate::format::pack::{self, PackEntry, PackTail, TAIL_LENGTH};
-use crate::objects::{ObjectEntry, ObjectKind, ObjectName, ObjectStore};
+use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::types::PackId;
 
 impl ChunkStore {
@@ -56,7 +56,7 @@ impl ChunkStore {
         let entries = self.objects.list(ObjectKind::Pack)?;
         Ok(entries
             .into_iter()
-            .filter_map(|ObjectEntry { name, length }| match name {
+            .filter_map(|ObjectEntry { name, length, .. }| match name {
                 ObjectName::Pack(id) => Some((id, length)),
                 _ => None,
             })
@@ -69,6 +69,8 @@ impl ChunkStore {
                 self.index.insert_pack(id, length, &entries)?;
                 Ok(true)
             }
+            // Removed since it was listed.
+            Err(StoreError::Object(ObjectError::Missing { .. })) => Ok(false),
             Err(error) => {
                 tracing::error!(pack = %id, error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string),
                     "a pack cannot be read: backups that need its chunks cannot be read where they do");

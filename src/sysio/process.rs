@@ -3,6 +3,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+/// A line of some fifty numbers, and a name of at most 64 bytes.
+const STAT_BYTES_MAX: u64 = 4096;
+
 /// With as many groups as the kernel allows, a status has less than a mebibyte.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
 
@@ -54,6 +59,30 @@ fn usage_in(stat: &str) -> Option<Usage> {
     })
 }
 
+/// Returns what tells this start of the machine from every other one, if the kernel says it.
+pub fn boot_id() -> Option<String> {
+    std::fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned())
+}
+
+/// Returns the name of this machine, if the kernel says it.
+pub fn host_name() -> Option<String> {
+    std::fs::read_to_string(HOST_NAME).ok().map(|name| name.trim().to_owned())
+}
+
+/// Returns when a process was started, in clock ticks since the machine was: with its number it tells it from every
+/// other one. `None` when there is no such process.
+pub fn started_ticks(pid: u32) -> Option<u64> {
+    let mut stat = Vec::new();
+    File::open(format!("/proc/{pid}/stat")).ok()?.take(STAT_BYTES_MAX).read_to_end(&mut stat).ok()?;
+    started_in(&String::from_utf8_lossy(&stat))
+}
+
+fn started_in(stat: &str) -> Option<u64> {
+    // The name is in parentheses, and may hold some itself; the time is the twentieth field behind it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
 fn groups_in(status: &str) -> Vec<u32> {
     // A process names itself, but its name cannot hold a line feed that is not escaped.
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
@@ -84,5 +113,13 @@ mod tests {
         let own: Vec<u32> = own.into_iter().map(rustix::process::Gid::as_raw).collect();
         assert_eq!(supplementary_groups(std::process::id()), own);
         assert_eq!(supplementary_groups(0), [0_u32; 0]);
+    }
+
+    #[test]
+    fn the_start_of_a_process_is_found_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 100";
+        assert_eq!(started_in(stat), Some(4711));
+        assert!(started_ticks(std::process::id()).is_some());
+        assert_eq!(started_ticks(0), None);
     }
 }

@@ -13,6 +13,7 @@ use super::owners::Owner;
 use super::{Vfs, VfsError};
 use crate::catalog::BackupInfo;
 use crate::jobs::JobId;
+use crate::sysio::lock::LockHolder;
 use crate::types::{BackupId, ProjectName, RepositoryId, Timestamp};
 
 const README: &str = include_str!("readme.txt");
@@ -134,6 +135,7 @@ impl Vfs {
                 id: self.repository.header().id,
                 location: self.repository.location(),
                 read_only: self.repository.is_read_only(),
+                writer: self.repository.writer().map(WriterStatus::from),
                 chunk_size: self.repository.chunk_size(),
             },
             index: IndexStatus {
@@ -180,7 +182,22 @@ struct RepositoryStatus<'a> {
     id: RepositoryId,
     location: &'a str,
     read_only: bool,
+    /// Who writes, where that is another process and known.
+    writer: Option<WriterStatus>,
     chunk_size: u64,
+}
+
+#[derive(Serialize)]
+struct WriterStatus {
+    host: String,
+    pid: u32,
+    since: Timestamp,
+}
+
+impl From<LockHolder> for WriterStatus {
+    fn from(holder: LockHolder) -> Self {
+        Self { host: holder.host, pid: holder.pid, since: holder.since }
+    }
 }
 
 #[derive(Serialize)]

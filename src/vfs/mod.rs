@@ -447,8 +447,14 @@ impl Vfs {
         }
     }
 
+    /// Another process that writes may have flattened the backup, and does not keep the manifests that it had for us.
+    fn is_still_its_image(&self, id: BackupId, open: &OpenImage) -> bool {
+        let has_another = || self.repository.image(id).is_ok_and(|now| !Arc::ptr_eq(&now, open.image()));
+        !self.repository.is_read_only() || !has_another()
+    }
+
     fn open_image(&self, id: BackupId) -> Result<Arc<OpenImage>, VfsError> {
-        if let Some(open) = self.handles.image(id) {
+        if let Some(open) = self.handles.image(id).filter(|open| self.is_still_its_image(id, open)) {
             return Ok(open);
         }
         let record = self.image_record(id)?;

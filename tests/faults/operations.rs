@@ -218,7 +218,8 @@ pub fn collect_garbage(preparing: &mut Preparing<'_>) -> Plan {
     bytes[65_536..].copy_from_slice(&pattern(60, LENGTH - 65_536));
     preparing.fill("kept", bytes);
     let kept = preparing.backup(full("kept"));
-    let jobs = delete_all(&preparing.life.operations, &[old, shared], false, &AtomicBool::new(false)).unwrap();
+    let jobs =
+        delete_all(&preparing.life.operations, &[old, shared], false, &AtomicBool::new(false)).unwrap();
     for job in jobs {
         assert_eq!(preparing.life.operations.jobs().wait(job).unwrap().error, None);
     }

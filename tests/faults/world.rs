@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use amberfs::catalog::{Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{EventLog, JobId, JobQueue, JobQueueOptions, JobState};
-use amberfs::operations::{BackupRequest, Operations, OperationsOptions, Requester, WithoutParent};
+use amberfs::operations::{
+    BackupRequest, DiffTrust, Operations, OperationsOptions, Requester, WithoutParent,
+};
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::scratch::ScratchImages;
 use amberfs::source::Sources;
@@ -112,6 +114,7 @@ impl World {
             without_parent: WithoutParent::TakeFull,
             memory_bytes: 64 << 20,
             restore_step_bytes: RESTORE_STEP_BYTES,
+            diff_trust: DiffTrust::default(),
         };
         let scratch = ScratchImages::open(&repository, 1 << 30).map_err(|error| error.to_string())?;
         let operations = Operations::new(repository, Sources::new(vec![source]), jobs, scratch, options);

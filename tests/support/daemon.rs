@@ -31,6 +31,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A folder with a configuration, a repository and a mountpoint, and the daemon that serves it.
 pub struct Daemon {
     folder: tempfile::TempDir,
+    repository: PathBuf,
     repository_lines: String,
     process: Option<Child>,
 }
@@ -54,7 +55,8 @@ impl Daemon {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let repository = folder.path().join("repository");
-        let mut daemon = Self { folder, repository_lines: repository_lines.to_owned(), process: None };
+        let repository_lines = repository_lines.to_owned();
+        let mut daemon = Self { folder, repository: repository.clone(), repository_lines, process: None };
         daemon.configure(sections);
         let made = Command::new(env!("CARGO_BIN_EXE_amberfs"))
             .args(["repo", "init", "--repo"])
@@ -66,13 +68,22 @@ impl Daemon {
         daemon
     }
 
+    /// Makes a place for another daemon with this one's repository, which is not started yet.
+    pub fn beside(&self, repository_lines: &str, sections: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("mnt")).unwrap();
+        let (repository, repository_lines) = (self.repository.clone(), repository_lines.to_owned());
+        let mut daemon = Self { folder, repository, repository_lines, process: None };
+        daemon.configure(sections);
+        daemon
+    }
+
     /// Writes the configuration for the next start. What stands before the first section is not of one; `[repository]`
     /// is completed if it is there.
     pub fn configure(&mut self, sections: &str) {
-        let repository = self.folder.path().join("repository");
         let (top, sections) = sections.split_at(sections.find('[').unwrap_or(sections.len()));
         let repository =
-            format!("[repository]\nurl = \"dir:{}\"\n{}", repository.display(), self.repository_lines);
+            format!("[repository]\nurl = \"dir:{}\"\n{}", self.repository.display(), self.repository_lines);
         let sections = match sections.contains("[repository]") {
             true => sections.replacen("[repository]", &repository, 1),
             false => format!("{repository}\n{sections}"),
@@ -89,15 +100,31 @@ impl Daemon {
 
     /// Starts it in another way, and waits until it serves.
     pub fn serve_with(&mut self, change: impl FnOnce(&mut Command)) {
-        let mut process = self.spawn(change);
+        self.process = Some(self.spawn(change));
+        self.wait_until_serving();
+    }
+
+    /// Starts the process.
+    pub fn launch(&mut self) {
+        self.process = Some(self.spawn(|_| ()));
+    }
+
+    pub fn wait_until_serving(&mut self) {
         until("the mount", || {
-            if let Some(status) = process.try_wait().unwrap() {
+            if let Some(status) = self.process.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the daemon ended with {status}: {}", self.log());
             }
             // Read, not looked at: the kernel still knows the names of a mount whose daemon was killed.
             fs::read(self.mount().join("status.json")).ok()
         });
-        self.process = Some(process);
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.mount().join("status.json")).unwrap()).unwrap()
+    }
+
+    pub fn events(&self) -> String {
+        fs::read_to_string(self.mount().join("events")).unwrap()
     }
 
     /// Starts the process in another way, and waits for nothing.
@@ -140,6 +167,15 @@ impl Daemon {
     /// Sends SIGTERM, as often as wanted.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Keeps the process from doing anything until it may go on.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits for the end of the process.

@@ -8,7 +8,7 @@ use amberfs::catalog::{BackupRecord, Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
-    BackupRequest, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
+    BackupRequest, DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
     WithoutParent,
 };
 use amberfs::repository::{Location, Repository, RepositoryOptions};
@@ -64,6 +64,7 @@ impl Engine {
             volume_types: Default::default(),
             without_parent: WithoutParent::TakeFull,
             memory_bytes: 256 << 20,
+            diff_trust: DiffTrust::default(),
             restore_step_bytes: RESTORE_STEP_BYTES,
         };
         change(&mut options);

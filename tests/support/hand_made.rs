@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use amberfs::catalog::{BackupRecord, BackupStatus};
+use amberfs::catalog::{BackupRecord, BackupStatus, DiffCheck};
 use amberfs::format::codec::Compression;
 use amberfs::format::manifest::{ManifestExtent, Target};
 use amberfs::repository::{Location, Repository, RepositoryOptions};
@@ -170,6 +170,7 @@ impl HandMade {
             restore_target: None,
             protected: false,
             retired_manifests: Vec::new(),
+            diff_check: DiffCheck::default(),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! What several test targets lean on. Each target uses a part of it.
 #![allow(dead_code, reason = "every test target compiles all of this and uses a part")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation is a failed test"
+)]
 
 pub mod attach;
 pub mod bytes;
@@ -15,5 +20,6 @@ pub mod fsx;
 pub mod gated;
 pub mod guest;
 pub mod hand_made;
+pub mod tracking;
 pub mod tree;
 pub mod vfs_tree;

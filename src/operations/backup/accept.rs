@@ -8,7 +8,7 @@ use super::super::select::VolumeSelection;
 use super::super::{Operations, Requester, WithoutParent};
 use super::run::BackupJob;
 use super::{BackupAccepted, BackupRequest};
-use crate::catalog::{BackupRecord, BackupStatus, SnapshotReference};
+use crate::catalog::{BackupRecord, BackupStatus, DiffCheck, SnapshotReference};
 use crate::jobs::{JobSubject, Slot};
 use crate::source::{Consistency, InUse, Snapshot};
 use crate::sysio::clock;
@@ -97,6 +97,7 @@ impl Operations {
             restore_target: None,
             protected: request.protect,
             retired_manifests: Vec::new(),
+            diff_check: DiffCheck::default(),
         })?;
         Ok(())
     }

@@ -33,7 +33,7 @@ struct TaskResult {
 /// Copies a snapshot into the assembler. The first error ends everything.
 pub(super) fn copy(
     worker: &Worker<'_>,
-    strategy: &Strategy<'_>,
+    strategy: Strategy<'_>,
     assembler: &mut Assembler<'_>,
     budget: &Budget,
     control: &JobControl,
@@ -80,7 +80,7 @@ fn working_threads() -> usize {
 
 fn plan_spans(
     worker: &Worker<'_>,
-    strategy: &Strategy<'_>,
+    strategy: Strategy<'_>,
     budget: &Budget,
     control: &JobControl,
     tasks: Sender<Task>,

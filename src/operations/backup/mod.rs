@@ -11,11 +11,14 @@
 mod accept;
 mod assemble;
 mod copy;
+mod diff;
 mod plan;
+mod recheck;
 mod run;
 mod work;
 
 pub(super) use accept::check_texts;
+pub use recheck::DiffTrust;
 
 use std::collections::BTreeMap;
 

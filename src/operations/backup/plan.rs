@@ -1,5 +1,6 @@
 //! Cuts a snapshot into spans: what has to be read, compared or noted, in image order.
 
+use super::recheck::Rechecks;
 use crate::jobs::JobEnd;
 use crate::source::{Changes, Extent, ExtentKind, Snapshot, SnapshotInfo, SourceError};
 use crate::types::ByteRange;
@@ -20,10 +21,18 @@ pub(super) enum PieceKind {
     Store,
     /// Read it and store what differs from the parent.
     Compare,
+    /// Read it: nothing should differ from the parent.
+    Check,
     /// It is zeros: note it.
     Zero,
     /// It is zeros: note it where the parent's is something else.
     CompareZero,
+}
+
+impl PieceKind {
+    pub(super) fn is_read(self) -> bool {
+        matches!(self, Self::Store | Self::Compare | Self::Check)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +52,9 @@ pub(super) struct Span {
 pub(super) enum Strategy<'a> {
     /// Everything is stored.
     Full,
-    /// The source says what changed since this snapshot; if it cannot, everything is compared.
-    Changes { base: &'a SnapshotInfo },
+    /// The source says what changed since this snapshot, which is checked here and there; if it cannot, everything is
+    /// compared.
+    Changes { base: &'a SnapshotInfo, rechecks: Rechecks },
     /// Everything is compared with the parent.
     Compare,
 }
@@ -56,37 +66,52 @@ pub(super) type EmitSpan<'a> = dyn FnMut(Span) -> Result<(), JobEnd> + 'a;
 pub(super) fn plan(
     snapshot: &dyn Snapshot,
     chunk_size: u64,
-    strategy: &Strategy<'_>,
+    strategy: Strategy<'_>,
     emit: &mut EmitSpan<'_>,
 ) -> Result<(), JobEnd> {
     let size_bytes = snapshot.info().size_bytes;
     match strategy {
         Strategy::Full => {
-            let gap = Some(PieceKind::Zero);
-            let planner = Planner::new(size_bytes, chunk_size, PieceKind::Store, gap, emit);
-            planner.run(|emit| snapshot.allocated(emit)).map(drop)
+            let mut planner =
+                Planner::new(size_bytes, chunk_size, PieceKind::Store, Gap::Is(PieceKind::Zero), emit);
+            planner.run(|emit| snapshot.allocated(emit))?;
+            planner.finish()
         }
-        Strategy::Changes { base } => {
-            let planner = Planner::new(size_bytes, SECTOR, PieceKind::Store, None, emit);
+        Strategy::Changes { base, rechecks } => {
+            let mut planner =
+                Planner::new(size_bytes, SECTOR, PieceKind::Store, Gap::Unchanged(rechecks), emit);
             match planner.run(|emit| snapshot.changed_since(base, emit))? {
-                Changes::Known => Ok(()),
-                Changes::Unknown => plan(snapshot, chunk_size, &Strategy::Compare, emit),
+                Changes::Known => planner.finish(),
+                Changes::Unknown => plan(snapshot, chunk_size, Strategy::Compare, emit),
             }
         }
         Strategy::Compare => {
-            let gap = Some(PieceKind::CompareZero);
-            let planner = Planner::new(size_bytes, chunk_size, PieceKind::Compare, gap, emit);
-            planner.run(|emit| snapshot.allocated(emit)).map(drop)
+            let mut planner = Planner::new(
+                size_bytes,
+                chunk_size,
+                PieceKind::Compare,
+                Gap::Is(PieceKind::CompareZero),
+                emit,
+            );
+            planner.run(|emit| snapshot.allocated(emit))?;
+            planner.finish()
         }
     }
+}
+
+/// What lies between the extents.
+enum Gap {
+    /// All of it is this.
+    Is(PieceKind),
+    /// Nothing that needs to be mentioned; here and there it is looked at.
+    Unchanged(Rechecks),
 }
 
 struct Planner<'a, 'b> {
     size_bytes: u64,
     block: u64,
     data: PieceKind,
-    /// What lies between the extents; `None` when it needs no mention.
-    gap: Option<PieceKind>,
+    gap: Gap,
     emit: &'a mut EmitSpan<'b>,
     span: Span,
     /// Everything below is planned.
@@ -94,18 +119,12 @@ struct Planner<'a, 'b> {
 }
 
 impl<'a, 'b> Planner<'a, 'b> {
-    fn new(
-        size_bytes: u64,
-        block: u64,
-        data: PieceKind,
-        gap: Option<PieceKind>,
-        emit: &'a mut EmitSpan<'b>,
-    ) -> Self {
+    fn new(size_bytes: u64, block: u64, data: PieceKind, gap: Gap, emit: &'a mut EmitSpan<'b>) -> Self {
         Self { size_bytes, block, data, gap, emit, span: Span::default(), done: 0 }
     }
 
     fn run<T>(
-        mut self,
+        &mut self,
         enumerate: impl FnOnce(&mut dyn FnMut(Extent) -> Result<(), SourceError>) -> Result<T, SourceError>,
     ) -> Result<T, JobEnd> {
         let mut stopped = None;
@@ -118,20 +137,22 @@ impl<'a, 'b> Planner<'a, 'b> {
         match (result, stopped) {
             (_, Some(end)) => Err(end),
             (Err(error), None) => Err(JobEnd::Failed(error.into())),
-            (Ok(value), None) => {
-                self.fill_gap(self.size_bytes)?;
-                self.send()?;
-                Ok(value)
-            }
+            (Ok(value), None) => Ok(value),
         }
     }
 
+    /// Plans what is behind the last extent.
+    fn finish(mut self) -> Result<(), JobEnd> {
+        self.fill_gap(self.size_bytes)?;
+        self.send()
+    }
+
     fn add(&mut self, extent: Extent) -> Result<(), JobEnd> {
-        let (range, kind) = match (extent.kind, self.gap) {
+        let (range, kind) = match (extent.kind, &self.gap) {
             (ExtentKind::Data, _) => (extent.range.rounded_out(self.block), self.data),
             // Zeros between allocated extents are a gap like any other.
-            (ExtentKind::Zero, Some(_)) => return Ok(()),
-            (ExtentKind::Zero, None) => (extent.range, PieceKind::Zero),
+            (ExtentKind::Zero, Gap::Is(_)) => return Ok(()),
+            (ExtentKind::Zero, Gap::Unchanged(_)) => (extent.range, PieceKind::Zero),
         };
         let range = ByteRange::between(range.start().max(self.done), range.end().min(self.size_bytes));
         if range.is_empty() {
@@ -142,14 +163,21 @@ impl<'a, 'b> Planner<'a, 'b> {
     }
 
     fn fill_gap(&mut self, end: u64) -> Result<(), JobEnd> {
-        match self.gap {
-            Some(kind) => self.push(ByteRange::between(self.done, end), kind),
-            None => Ok(()),
+        let gap = ByteRange::between(self.done, end);
+        match &mut self.gap {
+            Gap::Is(kind) => {
+                let kind = *kind;
+                self.push(gap, kind)
+            }
+            Gap::Unchanged(rechecks) => {
+                let ranges = rechecks.within(gap, gap.start() > 0, end < self.size_bytes);
+                ranges.into_iter().try_for_each(|range| self.push(range, PieceKind::Check))
+            }
         }
     }
 
     fn push(&mut self, range: ByteRange, kind: PieceKind) -> Result<(), JobEnd> {
-        let is_data = matches!(kind, PieceKind::Store | PieceKind::Compare);
+        let is_data = kind.is_read();
         let step = if is_data { SPAN_BYTES } else { HOLE_BYTES };
         for range in range.split_on_grid(step) {
             let too_much = is_data && self.span.data_bytes + range.len() > SPAN_BYTES;

@@ -1,7 +1,7 @@
 //! The job of a backup: copies the snapshot, makes it durable, publishes the record, and only then lets go of the
 //! snapshots that nobody needs any more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::super::restore::patiently;
 use super::super::{Operations, metrics};
@@ -9,7 +9,7 @@ use super::assemble::Assembler;
 use super::copy;
 use super::plan::Strategy;
 use super::work::Worker;
-use crate::catalog::{BackupRecord, BackupStatus, CatalogError, ManifestReference};
+use crate::catalog::{BackupRecord, BackupStatus, CatalogError, DiffCheck, ManifestReference};
 use crate::format::manifest::Target;
 use crate::image::Image;
 use crate::jobs::{JobControl, JobEnd, Stop};
@@ -61,11 +61,26 @@ impl BackupJob {
         let parent = record.parent_id.map(|parent| operations.repository.image(parent)).transpose();
         let parent = parent.map_err(Refusal::from)?;
         control.set_total(snapshot.info().size_bytes);
-        let (manifest, stats) = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
-        let image = operations.open_new_image(&record, &manifest)?;
+        let stored = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
+        let image = operations.open_new_image(&record, &stored.manifest)?;
         confirm(snapshot, &image, control)?;
-        operations.publish(&record, manifest, stats, &image, parent.as_deref())
+        operations.publish(&record, stored, &image, parent.as_deref())
     }
+}
+
+/// What is durable of a backup before its record says so.
+struct Stored {
+    manifest: ManifestReference,
+    stats: WriteStats,
+    diff_check: DiffCheck,
+}
+
+/// What stays the same when a backup is stored in another way.
+struct Attempt<'a> {
+    record: &'a BackupRecord,
+    snapshot: &'a dyn Snapshot,
+    parent: Option<&'a Image>,
+    control: &'a JobControl,
 }
 
 impl Drop for BackupJob {
@@ -111,23 +126,47 @@ impl Operations {
         if snapshot.info().id == reference.id { Ok(snapshot) } else { Err(gone().into()) }
     }
 
-    /// Stores the snapshot's bytes and the manifest, durably.
+    /// Stores the snapshot's bytes and the manifest, durably. What the source says of changes is checked on the way; once
+    /// it is found wrong, everything is compared.
     fn store_snapshot(
         &self,
         record: &BackupRecord,
         snapshot: &dyn Snapshot,
         parent: Option<&Image>,
         control: &JobControl,
-    ) -> Result<(ManifestReference, WriteStats), JobEnd> {
+    ) -> Result<Stored, JobEnd> {
+        let base = self.base_of(record, parent);
+        let mut check = self.diff_check_before(record);
+        let strategy = match (parent, &base) {
+            (None, _) => Strategy::Full,
+            (Some(parent), Some(base)) => self.changes_strategy(record, parent, base, &mut check),
+            (Some(_), None) => Strategy::Compare,
+        };
+        let attempt = Attempt { record, snapshot, parent, control };
+        let missed = match self.attempt(&attempt, strategy, check)? {
+            Ok(stored) => return Ok(stored),
+            Err(missed) => missed,
+        };
+        self.report_missed_change(record, missed);
+        check.misses = check.misses.saturating_add(1);
+        control.set_total(control.bytes_done().saturating_add(snapshot.info().size_bytes));
+        self.attempt(&attempt, Strategy::Compare, check)?.map_err(|missed| {
+            // Nothing is taken for granted there, and so nothing can be missed.
+            Refusal::new(RefusalKind::Failed, format!("{missed} were missed by a comparison")).into()
+        })
+    }
+
+    /// Stores the snapshot, unless a range is met that has changed and of which the source did not say so.
+    fn attempt(
+        &self,
+        attempt: &Attempt<'_>,
+        strategy: Strategy<'_>,
+        diff_check: DiffCheck,
+    ) -> Result<Result<Stored, ByteRange>, JobEnd> {
+        let Attempt { record, snapshot, parent, control } = *attempt;
         // Lasts until the manifest is published.
         let session = self.repository.store().session();
         let chunk_size = self.repository.chunk_size();
-        let base = self.base_of(record, parent);
-        let strategy = match (&parent, &base) {
-            (None, _) => Strategy::Full,
-            (Some(_), Some(base)) => Strategy::Changes { base },
-            (Some(_), None) => Strategy::Compare,
-        };
         let size_bytes = snapshot.info().size_bytes;
         let objects = self.repository.objects();
         let manifest = ManifestWriter::create(objects.as_ref(), size_bytes).map_err(Refusal::from)?;
@@ -140,17 +179,23 @@ impl Operations {
             .map_err(Refusal::from)?;
         let mut assembler = Assembler::new(&session, chunk_size, session.writer(), manifest);
         let bytes_read = metrics::BYTES_READ.with([record.source.as_str()]);
-        let worker = Worker { snapshot, session: &session, parent, chunk_size, bytes_read };
-        copy::copy(&worker, &strategy, &mut assembler, &self.budget, control)?;
+        let missed = Mutex::new(None);
+        let worker = Worker { snapshot, session: &session, parent, chunk_size, bytes_read, missed };
+        let copied = copy::copy(&worker, strategy, &mut assembler, &self.budget, control);
+        if let Some(missed) = worker.into_missed() {
+            control.checkpoint()?;
+            return Ok(Err(missed));
+        }
+        copied?;
         let about = |stats: WriteStats| {
-            let record = BackupRecord { stored_bytes: stats.pack_bytes, ..record.clone() };
+            let record = BackupRecord { stored_bytes: stats.pack_bytes, diff_check, ..record.clone() };
             record.encode().map_err(|source| StoreError::Format {
                 name: crate::objects::ObjectName::Record(record.id),
                 source,
             })
         };
-        let stored = assembler.finish(about).map_err(Refusal::from)?;
-        Ok(stored)
+        let (manifest, stats) = assembler.finish(about).map_err(Refusal::from)?;
+        Ok(Ok(Stored { manifest, stats, diff_check }))
     }
 
     /// Returns the snapshot of the parent that the source may be asked about.
@@ -189,8 +234,7 @@ impl Operations {
     fn publish(
         &self,
         record: &BackupRecord,
-        manifest: ManifestReference,
-        stats: WriteStats,
+        stored: Stored,
         image: &Image,
         parent: Option<&Image>,
     ) -> Result<(), JobEnd> {
@@ -200,6 +244,7 @@ impl Operations {
         let allocated_bytes = allocated_bytes(image, parent)
             .or_else(|_| image.allocated_bytes(ByteRange::new(0, image.size_bytes())))
             .map_err(Refusal::from)?;
+        let Stored { manifest, stats, diff_check } = stored;
         let keeps_snapshot = self.source(record)?.tracks_changes();
         let mut is_wanted = true;
         self.repository
@@ -216,8 +261,10 @@ impl Operations {
                 // The packs, the manifest and the record.
                 record.object_count = stats.pack_count + 2;
                 record.allocated_bytes = allocated_bytes;
-                record.retired_manifests.retain(|retired| *retired != manifest.id);
+                // Of its own attempts only, of which the others left none.
+                record.retired_manifests.clear();
                 record.manifest = Some(manifest);
+                record.diff_check = diff_check;
                 if !keeps_snapshot && record.snapshot.as_ref().is_some_and(|snapshot| !snapshot.ours) {
                     record.snapshot = None;
                 }

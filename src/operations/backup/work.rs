@@ -1,6 +1,6 @@
 //! Turns a span into what goes into the repository: reads it, finds zeros, compares, hashes and compresses.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::differing::differing;
 use super::super::zeros::is_zero;
@@ -10,7 +10,7 @@ use crate::image::Image;
 use crate::metrics::Counter;
 use crate::source::Snapshot;
 use crate::store::{PreparedChunk, StoreError, WriteSession};
-use crate::types::{ByteRange, ChunkId, Refusal};
+use crate::types::{ByteRange, ChunkId, Refusal, RefusalKind};
 
 /// What one range of the snapshot became.
 pub(super) enum Item {
@@ -28,13 +28,15 @@ pub(super) struct Worker<'a> {
     pub(super) parent: Option<&'a Image>,
     pub(super) chunk_size: u64,
     pub(super) bytes_read: Arc<Counter>,
+    /// The first range that differs from the parent though the source did not say so.
+    pub(super) missed: Mutex<Option<ByteRange>>,
 }
 
 impl Worker<'_> {
     /// Works one span; `buffer` is kept from span to span.
     pub(super) fn run(&self, span: &Span, buffer: &mut Vec<u8>) -> Result<Vec<Item>, Refusal> {
-        let is_data = |piece: &&Piece| matches!(piece.kind, PieceKind::Store | PieceKind::Compare);
-        let ranges: Vec<ByteRange> = span.pieces.iter().filter(is_data).map(|piece| piece.range).collect();
+        let is_read = |piece: &&Piece| piece.kind.is_read();
+        let ranges: Vec<ByteRange> = span.pieces.iter().filter(is_read).map(|piece| piece.range).collect();
         let length = usize::try_from(span.data_bytes).unwrap_or(usize::MAX);
         if buffer.len() < length {
             buffer.resize(length, 0);
@@ -49,7 +51,7 @@ impl Worker<'_> {
             match piece.kind {
                 PieceKind::Zero => items.push(Item::Zero(piece.range)),
                 PieceKind::CompareZero => self.compare_zero(piece.range, &mut items)?,
-                PieceKind::Store | PieceKind::Compare => {
+                PieceKind::Store | PieceKind::Compare | PieceKind::Check => {
                     let (bytes, rest) = std::mem::take(&mut data).split_at_mut(length_of(piece.range));
                     data = rest;
                     self.data(piece, bytes, &mut items)?;
@@ -66,6 +68,7 @@ impl Worker<'_> {
             rest = behind;
             match (piece.kind, self.parent) {
                 (PieceKind::Compare, Some(parent)) => self.compare(parent, block, bytes, items)?,
+                (PieceKind::Check, Some(parent)) => self.check(parent, block, bytes, items)?,
                 _ => self.store(block, bytes, items)?,
             }
         }
@@ -124,6 +127,42 @@ impl Worker<'_> {
             self.store(change, bytes, items)?;
         }
         Ok(())
+    }
+
+    /// Sees that a block of which the source says nothing is as it was. If it is not, nothing that the source says of
+    /// this volume can be counted on.
+    fn check(
+        &self,
+        parent: &Image,
+        block: ByteRange,
+        bytes: &[u8],
+        items: &mut Vec<Item>,
+    ) -> Result<(), Refusal> {
+        let Some(segments) = self.intact_segments(parent, block)? else {
+            return self.store(block, bytes, items);
+        };
+        if is_one_chunk_of(&segments, block, bytes) {
+            return Ok(());
+        }
+        let mut old = vec![0; bytes.len()];
+        if parent.read(block.start(), &mut old).is_err() {
+            return self.store(block, bytes, items);
+        }
+        match differing(block, bytes, &old).first() {
+            None => Ok(()),
+            Some(change) => Err(self.note_missed(*change)),
+        }
+    }
+
+    fn note_missed(&self, range: ByteRange) -> Refusal {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(range);
+        let sentence = format!("{range} have changed, and the source did not say so");
+        Refusal::new(RefusalKind::Failed, sentence)
+    }
+
+    /// Returns the range that stopped the work, if it was one that the source had not told of.
+    pub(super) fn into_missed(self) -> Option<ByteRange> {
+        self.missed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what the parent has in a block, or nothing when not all of it can be counted on: bytes that are still
