@@ -285,7 +285,8 @@ impl Catalog {
     }
 }
 
-fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
+/// Reads one record from the repository.
+pub fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
     let bytes = objects.read_whole(ObjectName::Record(id), document::LENGTH_MAX)?;
     let record = BackupRecord::decode(&bytes).map_err(|source| CatalogError::Format { id, source })?;
     if record.id != id {

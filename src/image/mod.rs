@@ -9,6 +9,8 @@ mod uses;
 use std::io;
 use std::sync::Arc;
 
+pub use resolve::{Readable, resolve_what_is_there};
+
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::format::record::ManifestReference;
 use crate::objects::ObjectStore;
