@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "types",
     "sysio",
     "jobs",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 21] = [
     "xfs",
     "files",
     "repository",
+    "check",
     "scratch",
     "operations",
     "vfs",

@@ -6,7 +6,7 @@ mod directory;
 mod error;
 mod name;
 
-pub use directory::DirectoryStore;
+pub use directory::{DirectoryStore, ForeignFile};
 pub use error::ObjectError;
 pub use name::{ObjectKind, ObjectName};
 
