@@ -82,10 +82,8 @@ impl Records {
 
 /// A backup that is being made has nothing yet, one that is being deleted may have lost some of it.
 fn must_read_back(record: &BackupRecord) -> bool {
-    let status = matches!(
-        record.status,
-        BackupStatus::Available | BackupStatus::Restoring | BackupStatus::Error
-    );
+    let status =
+        matches!(record.status, BackupStatus::Available | BackupStatus::Restoring | BackupStatus::Error);
     status && record.manifest.is_some()
 }
 

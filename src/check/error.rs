@@ -13,7 +13,7 @@ pub enum CheckError {
     Stopped,
 
     #[error(
-        "{location} is open for writing in another process; end that daemon first, or leave --repair out: `amberfs backup verify` finds damage beside it"
+        "{location} cannot be written to: a daemon has it open, or its file system is read-only. End that daemon first; beside it, `amberfs backup verify` finds damage and `--dry-run` shows what a rebuild would do"
     )]
     InUse { location: String },
 

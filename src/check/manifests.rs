@@ -174,7 +174,10 @@ fn walk(
             }
             Visited::Lost { range, error } => {
                 is_hurt = true;
-                object.add(None, format!("what it says of {range} of the image is lost: {}", describe(&*error)));
+                object.add(
+                    None,
+                    format!("what it says of {range} of the image is lost: {}", describe(&*error)),
+                );
                 range
             }
         };

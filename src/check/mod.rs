@@ -9,6 +9,8 @@ mod backups;
 mod error;
 mod manifests;
 mod packs;
+mod rebuild;
+mod repair;
 mod report;
 mod watch;
 
@@ -16,6 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use error::CheckError;
+pub use rebuild::{RebuildReport, RebuiltBackup, rebuild};
+pub use repair::{RepairReport, Repaired, repair};
 pub use report::{CheckCounts, CheckReport, DamagedObject, DamagedPlace, HurtBackup, Stray};
 pub use watch::{Tell, Watch};
 
@@ -60,6 +64,14 @@ pub fn check_and_remember(
     let is_remembered = depth == Depth::Everything
         && Repository::while_unused(location, options, |folder| remember_damage(folder, &found))?.is_some();
     Ok((report, is_remembered))
+}
+
+fn open_for_writing(location: &Location, options: &RepositoryOptions) -> Result<Repository, CheckError> {
+    let repository = Repository::open(location, options)?;
+    if repository.is_read_only() {
+        return Err(CheckError::InUse { location: location.to_string() });
+    }
+    Ok(repository)
 }
 
 /// A repository that is being checked, once or again after a repair.
@@ -130,7 +142,8 @@ impl Checker {
         self.add_records(&mut report, &mut damaged);
         self.add_packs(&mut report, &mut damaged);
         for file in Repository::foreign_files(&self.location, &self.options, FOREIGN_MAX)? {
-            let (path, why) = (file.path.display().to_string(), "it is no object of the repository".to_owned());
+            let (path, why) =
+                (file.path.display().to_string(), "it is no object of the repository".to_owned());
             report.strays.push(Stray { path, bytes: file.length, why });
         }
         report.counts.records = (self.records.readable.len() + self.records.unreadable.len()) as u64;
@@ -207,8 +220,10 @@ impl Checker {
         }
         for record in self.records.with_data() {
             if let Some(parent) = record.parent_id.filter(|parent| !self.records.has(*parent)) {
-                damaged
-                    .add(ObjectName::Record(parent), format!("it is missing; backup {} leans on it", record.id));
+                damaged.add(
+                    ObjectName::Record(parent),
+                    format!("it is missing; backup {} leans on it", record.id),
+                );
             }
         }
     }

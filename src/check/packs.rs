@@ -65,7 +65,8 @@ impl Packs {
     pub(super) fn read_new(&mut self, watch: &Watch) -> Result<(), CheckError> {
         for _ in 0..TURNS_MAX {
             let listed: BTreeMap<PackId, u64> = self.list()?.into_iter().collect();
-            let gone: Vec<PackId> = self.known.keys().filter(|id| !listed.contains_key(id)).copied().collect();
+            let gone: Vec<PackId> =
+                self.known.keys().filter(|id| !listed.contains_key(id)).copied().collect();
             for id in gone {
                 self.known.remove(&id);
                 self.opened.index.forget_pack(id)?;
@@ -79,6 +80,12 @@ impl Packs {
         }
         self.known.values_mut().for_each(|pack| pack.is_used = false);
         Ok(())
+    }
+
+    /// Is a chunk in a pack of which nothing is damaged?
+    pub(super) fn is_in_sound_pack(&self, id: ChunkId) -> Result<bool, CheckError> {
+        let is_sound = |pack| self.known.get(&pack).is_some_and(|state| state.damage.is_none());
+        Ok(self.opened.index.places(id)?.iter().any(|place| is_sound(place.pack)))
     }
 
     /// Are there other packs than were read?

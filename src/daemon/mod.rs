@@ -10,13 +10,15 @@ mod detach;
 mod error;
 mod logging;
 mod options;
+mod repository;
 mod serve;
 
 use std::path::Path;
 
 pub use config::Config;
 pub use error::DaemonError;
-pub use options::{MountOptions, RepoInfoOptions, RepoInitOptions};
+pub use options::{MountOptions, RepoCheckOptions, RepoInfoOptions, RepoInitOptions, RepoRebuildOptions};
+pub use repository::{repo_check, repo_rebuild, repo_repair};
 use rustix::fs::Mode;
 
 use crate::format::header::{CHUNK_SIZE_DEFAULT, RepositoryHeader};

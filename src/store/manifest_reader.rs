@@ -42,7 +42,10 @@ impl Page {
 pub enum Visited<'a> {
     Extent(&'a ManifestExtent),
     /// A page that cannot be read: what it says of this part of the image is lost.
-    Lost { range: ByteRange, error: Arc<StoreError> },
+    Lost {
+        range: ByteRange,
+        error: Arc<StoreError>,
+    },
 }
 
 pub struct ManifestReader {

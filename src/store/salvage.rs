@@ -119,12 +119,15 @@ impl<F: Fn(ChunkId) -> bool> DamagedPack<'_, F> {
 
     /// Is the chunk where the entry says?
     fn holds(&mut self, entry: &PackEntry) -> bool {
-        let Some(stored) = self.entry_range(entry).and_then(|range| self.bytes.get(range)) else { return false };
+        let Some(stored) = self.entry_range(entry).and_then(|range| self.bytes.get(range)) else {
+            return false;
+        };
         if !self.spend(entry.plain_length.into()) {
             return false;
         }
         self.plain.resize(entry.plain_length as usize, 0);
-        codec::decompress(entry.codec, stored, &mut self.plain).is_ok() && ChunkId::of(&self.plain) == entry.id
+        codec::decompress(entry.codec, stored, &mut self.plain).is_ok()
+            && ChunkId::of(&self.plain) == entry.id
     }
 
     /// Looks for a chunk at the start of these bytes: how long it is as it is stored, and whether it is wanted.
