@@ -28,7 +28,7 @@ use manifests::{Manifests, Wants};
 use packs::Packs;
 
 use crate::objects::{ObjectName, ObjectStore};
-use crate::repository::{Location, Repository, RepositoryOptions};
+use crate::repository::{Location, ObjectsAndIndex, Repository, RepositoryOptions};
 pub use crate::store::Depth;
 use crate::store::remember_damage;
 use crate::types::{ByteRange, ManifestId};
@@ -87,15 +87,32 @@ struct Checker {
 impl Checker {
     fn open(location: &Location, options: &RepositoryOptions, depth: Depth) -> Result<Self, CheckError> {
         let opened = Repository::open_objects(location, options.cache_bytes / 2)?;
+        Ok(Self::over(opened, location, options, depth))
+    }
+
+    /// Checks the objects that somebody else has open, who may replace some of them: whoever reads by another way may
+    /// have the old ones open still.
+    fn open_with(
+        objects: &Arc<dyn ObjectStore>,
+        location: &Location,
+        options: &RepositoryOptions,
+        depth: Depth,
+    ) -> Result<Self, CheckError> {
+        let opened = Repository::open_objects(location, options.cache_bytes / 2)?;
+        let opened = ObjectsAndIndex { objects: Arc::clone(objects), ..opened };
+        Ok(Self::over(opened, location, options, depth))
+    }
+
+    fn over(opened: ObjectsAndIndex, location: &Location, options: &RepositoryOptions, depth: Depth) -> Self {
         let objects = Arc::clone(&opened.objects);
-        Ok(Self {
+        Self {
             location: location.clone(),
             options: options.clone(),
             packs: Packs::new(opened, depth),
             manifests: Manifests::new(Arc::clone(&objects)),
             records: Records::default(),
             objects,
-        })
+        }
     }
 
     /// Looks until nothing changes beside us that could be taken for damage.

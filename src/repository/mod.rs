@@ -174,7 +174,7 @@ impl Repository {
         let index_path = folder.path.join("index");
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, cache_bytes)?;
-        Ok(ObjectsAndIndex { header, objects: Arc::new(directory), index, _folder: folder })
+        Ok(ObjectsAndIndex { header, objects: Arc::new(directory), index, folder })
     }
 
     /// Lists what is in a repository's folder and is none of its objects, at most `max` of it.
@@ -322,7 +322,8 @@ pub struct ObjectsAndIndex {
     pub objects: Arc<dyn ObjectStore>,
     /// Empty.
     pub index: ChunkIndex,
-    _folder: TemporaryFolder,
+    /// Declared last: the index in it is closed before it goes.
+    pub folder: TemporaryFolder,
 }
 
 fn index_path(location: &Location, options: &RepositoryOptions) -> PathBuf {
@@ -359,7 +360,7 @@ fn is_read_only(error: &std::io::Error) -> bool {
 }
 
 /// A folder that is removed with everything in it.
-struct TemporaryFolder {
+pub struct TemporaryFolder {
     path: PathBuf,
 }
 

@@ -6,6 +6,7 @@ pub mod attach;
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
+pub mod checked;
 pub mod daemon;
 pub mod engine;
 pub mod file_system;

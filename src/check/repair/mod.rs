@@ -75,7 +75,7 @@ pub fn repair(
     // The lock is held from here on.
     let repository = open_for_writing(location, options)?;
     let other = from.map(|from| Repository::open_read_only(from, options)).transpose()?;
-    let mut checker = Checker::open(location, options, Depth::Everything)?;
+    let mut checker = Checker::open_with(repository.objects(), location, options, Depth::Everything)?;
     let mut wanted = Wanted::new(repository.chunk_size());
     let before = checker.run(watch, &mut |manifest, extent| wanted.add(manifest, extent))?;
     // What is stored from here on counts on nothing that is damaged.
