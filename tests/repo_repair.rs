@@ -57,6 +57,8 @@ fn assert_repaired(history: &History, report: &RepairReport, what: &str) {
     }
 }
 
+type Damage = Box<dyn Fn(&History)>;
+
 fn none() -> Sources {
     Sources::new(Vec::new())
 }
@@ -106,7 +108,7 @@ fn a_lost_pack_comes_back_as_far_as_the_volume_has_it() {
 fn everything_comes_back_from_another_repository() {
     let whole = History::new();
     let other = whole.repository();
-    let mut cases: Vec<(String, Box<dyn Fn(&History)>)> = Vec::new();
+    let mut cases: Vec<(String, Damage)> = Vec::new();
     for (pack, entries) in whole.packs() {
         let name = ObjectName::Pack(pack);
         let length = std::fs::metadata(whole.path(name)).unwrap().len();
@@ -203,6 +205,10 @@ fn a_damaged_record_comes_back_from_its_manifest_and_is_kept() {
         let kept = tree::files(&history.repository().join("index-state/replaced"));
         assert_eq!(kept.values().collect::<Vec<_>>(), [&damaged]);
     }
+    // All at once: each needs those that it leans on.
+    let history = History::new();
+    (0..3).for_each(|number| flip_bit(&history.path(ObjectName::Record(history.backups[number])), 300));
+    assert_repaired(&history, &repair_from(&history, &none(), None), "all records");
     // One that a newer amberfs wrote is not damaged.
     let history = History::new();
     let path = history.path(ObjectName::Record(history.backups[2]));

@@ -17,9 +17,6 @@ pub enum CheckError {
     )]
     InUse { location: String },
 
-    #[error("a thread ended before its work was done: this is a fault in amberfs")]
-    ThreadEnded,
-
     #[error(transparent)]
     Repository(#[from] RepositoryError),
 

@@ -173,11 +173,14 @@ fn gaps(mut known: Vec<Range<usize>>, end: usize) -> Vec<Range<usize>> {
     known.sort_unstable_by_key(|range| range.start);
     let mut gaps = Vec::new();
     let mut from = HEAD_LENGTH as usize;
-    for range in known.into_iter().chain([end..end]) {
+    for range in known {
         if from < range.start {
             gaps.push(from..range.start);
         }
         from = from.max(range.end);
+    }
+    if from < end {
+        gaps.push(from..end);
     }
     gaps
 }

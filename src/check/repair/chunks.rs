@@ -46,9 +46,9 @@ impl Repair<'_> {
         let listed_elsewhere = self.examine(wanted)?;
         let session = self.repository.store().session();
         let mut stores = Stores { session: &session, writer: session.writer(), wanted, report };
-        self.from_index(&listed_elsewhere, &mut stores)?;
-        self.from_damaged_packs(&mut stores)?;
-        self.from_other_repository(&mut stores)?;
+        self.take_from_index(&listed_elsewhere, &mut stores)?;
+        self.search_damaged_packs(&mut stores)?;
+        self.search_other_repository(&mut stores)?;
         Origins::new(self).look(&mut stores)?;
         match stores.writer.finish() {
             // The packs are durable; what it counted on is looked up once more by the check that follows.
@@ -71,7 +71,7 @@ impl Repair<'_> {
         Ok(there)
     }
 
-    fn from_index(&self, there: &[ChunkId], stores: &mut Stores<'_>) -> Result<(), CheckError> {
+    fn take_from_index(&self, there: &[ChunkId], stores: &mut Stores<'_>) -> Result<(), CheckError> {
         let mut plain = Vec::new();
         for id in there {
             self.watch.checkpoint()?;
@@ -82,7 +82,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn from_damaged_packs(&self, stores: &mut Stores<'_>) -> Result<(), CheckError> {
+    fn search_damaged_packs(&self, stores: &mut Stores<'_>) -> Result<(), CheckError> {
         let lengths = stores.wanted.lengths();
         for (id, pack) in &self.checker.packs.known {
             self.watch.checkpoint()?;
@@ -112,7 +112,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn from_other_repository(&self, stores: &mut Stores<'_>) -> Result<(), CheckError> {
+    fn search_other_repository(&self, stores: &mut Stores<'_>) -> Result<(), CheckError> {
         let Some(other) = self.other else { return Ok(()) };
         let ids = stores.wanted.ids();
         let total = ids.len() as u64;

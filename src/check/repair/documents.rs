@@ -14,18 +14,18 @@ use crate::store::{ManifestReader, PageCache, StoreError, Visited};
 use crate::sysio::{atomic, clock};
 use crate::types::{BackupId, ByteRange, ManifestId};
 
-/// A manifest is copied through memory, since it takes the place of the damaged one at once. One of 16 TiB in chunks of
-/// 64 KiB is about this long when hardly anything is a hole.
-const MANIFEST_LENGTH_MAX: u64 = 12 << 30;
+/// A manifest is copied through memory, since it takes the place of the damaged one at once. One of 1 TiB in chunks of
+/// 64 KiB, with hardly a hole, is about 700 MB long.
+const MANIFEST_LENGTH_MAX: u64 = 1 << 30;
 const PAGE_CACHE_BYTES: u64 = 16 << 20;
 
 impl Repair<'_> {
     /// Returns whether anything was put in place.
     pub(super) fn documents(&mut self, report: &mut RepairReport) -> Result<bool, CheckError> {
-        let before = report.repaired.len();
+        let before = report.count();
         self.manifests(report)?;
         self.records(report)?;
-        Ok(report.repaired.len() > before)
+        Ok(report.count() > before)
     }
 
     fn manifests(&self, report: &mut RepairReport) -> Result<(), CheckError> {
@@ -70,7 +70,19 @@ impl Repair<'_> {
         damaged
     }
 
+    /// One that comes from its manifest needs those of the backups that it leans on: as long as one is put right,
+    /// the others are tried again.
     fn records(&self, report: &mut RepairReport) -> Result<(), CheckError> {
+        loop {
+            let before = report.count();
+            self.records_once(report)?;
+            if report.count() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn records_once(&self, report: &mut RepairReport) -> Result<(), CheckError> {
         for id in self.damaged_records() {
             self.watch.checkpoint()?;
             let name = ObjectName::Record(id);
@@ -202,6 +214,9 @@ fn good_manifest(
     let corrupt = |why: &str| Err(StoreError::ManifestCorrupt { id, why: why.to_owned() });
     if reference.is_some_and(|reference| *reference != there) {
         return corrupt("it is another one than the record here names");
+    }
+    if there.length > MANIFEST_LENGTH_MAX {
+        return corrupt("it is too long to be copied through memory; copy the file by hand");
     }
     reader.check_head()?;
     reader.about()?;

@@ -48,6 +48,11 @@ pub struct RepairReport {
 }
 
 impl RepairReport {
+    /// How much was put right.
+    fn count(&self) -> u64 {
+        self.repaired.len() as u64 + self.repaired_left_out
+    }
+
     fn add(&mut self, what: String, from: &str) {
         if self.repaired.len() < TOLD_MAX {
             self.repaired.push(Repaired { what, from: from.to_owned() });
