@@ -33,6 +33,8 @@ pub mod files;
 
 pub mod repository;
 
+pub mod check;
+
 pub mod scratch;
 
 pub mod operations;

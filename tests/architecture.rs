@@ -28,6 +28,7 @@ const LAYERS: [&str; 22] = [
     "xfs",
     "files",
     "repository",
+    "check",
     "scratch",
     "operations",
     "vfs",

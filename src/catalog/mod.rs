@@ -17,7 +17,7 @@ pub use crate::format::record::{
 };
 pub use info::BackupInfo;
 pub use project::{Project, Quota};
-pub use refresh::RecordChanges;
+pub use refresh::{RecordChanges, read_record};
 pub use retention::{
     Retention, RetentionAction, RetentionCandidate, RetentionDecision, RetentionReason, RetentionRule,
 };

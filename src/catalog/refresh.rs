@@ -107,7 +107,8 @@ fn report(id: BackupId, error: &CatalogError) {
     tracing::error!(backup = %id, cause, "{error}: the backup is not shown as it is now");
 }
 
-fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
+/// Reads one record from the repository.
+pub fn read_record(objects: &dyn ObjectStore, id: BackupId) -> Result<BackupRecord, CatalogError> {
     let bytes = objects.read_whole(ObjectName::Record(id), document::LENGTH_MAX)?;
     let record = BackupRecord::decode(&bytes).map_err(|source| CatalogError::Format { id, source })?;
     if record.id != id {

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     backup, backup_change, backup_list, daemon_commands, files, files_mount, gc, job, prune, quota, record,
-    scratch, volume, xfs_uuid,
+    repo_check, repo_rebuild, scratch, volume, xfs_uuid,
 };
 
 /// Backups of block volumes that can be looked into
@@ -56,7 +56,7 @@ pub struct Cli {
 pub enum TopCommand {
     Mount(daemon_commands::MountArgs),
     Umount(UmountArgs),
-    /// Make a repository, look at one, or clean it up
+    /// Make a repository, look at one, check it, repair it, clean it up
     #[command(subcommand)]
     Repo(RepoCommand),
     /// Take backups, list them, restore them, delete them
@@ -105,6 +105,8 @@ pub enum RepoCommand {
     Init(daemon_commands::RepoInitArgs),
     Info(daemon_commands::RepoInfoArgs),
     Gc(gc::RepoGcArgs),
+    Check(repo_check::RepoCheckArgs),
+    Rebuild(repo_rebuild::RepoRebuildArgs),
 }
 
 #[derive(Debug, Subcommand)]

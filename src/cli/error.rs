@@ -53,6 +53,9 @@ pub enum CliError {
     #[error("{count} of {total} {what}.")]
     SomeFailed { count: usize, total: usize, what: &'static str },
 
+    #[error("{backups} backups are hurt; {objects} objects of the repository are damaged or missing")]
+    Damaged { backups: usize, objects: usize },
+
     #[error("the record is not exported")]
     Export(#[source] PathError),
 

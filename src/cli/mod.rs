@@ -16,6 +16,7 @@ mod files_mount;
 mod format;
 mod gc;
 mod job;
+mod long_run;
 mod mount_table;
 mod mounted;
 mod output;
@@ -23,6 +24,8 @@ mod progress;
 mod prune;
 mod quota;
 mod record;
+mod repo_check;
+mod repo_rebuild;
 mod resolve;
 mod scratch;
 mod umount;
@@ -73,6 +76,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         TopCommand::Repo(RepoCommand::Init(args)) => daemon_commands::repo_init(args),
         TopCommand::Repo(RepoCommand::Info(args)) => daemon_commands::repo_info(args),
         TopCommand::Repo(RepoCommand::Gc(args)) => gc::run(&mounted()?, args),
+        TopCommand::Repo(RepoCommand::Check(args)) => repo_check::run(args),
+        TopCommand::Repo(RepoCommand::Rebuild(args)) => repo_rebuild::run(args),
         TopCommand::Backup(command) => run_backup(&mounted()?, command),
         TopCommand::Quota(QuotaCommand::Show(args)) => quota::show(&mounted()?, &args),
         TopCommand::Volume(VolumeCommand::List(args)) => volume::list(&mounted()?, &args),

@@ -25,11 +25,7 @@ pub(super) fn open_repository(
     options: &MountOptions,
 ) -> Result<Arc<Repository>, DaemonError> {
     let location: Location = config.repository.url.parse()?;
-    let repository_options = RepositoryOptions {
-        index: config.repository.index.clone(),
-        compression: config.compression()?,
-        cache_bytes: config.repository.cache.0,
-    };
+    let repository_options = repository_options(config)?;
     let opened = match Repository::open(&location, &repository_options) {
         Err(RepositoryError::NotARepository { path }) if options.repo.is_some() && is_new(&path) => {
             Repository::create(&location, ByteSize(CHUNK_SIZE_DEFAULT))?;
@@ -43,6 +39,14 @@ pub(super) fn open_repository(
         tracing::warn!(repository = %location, writer, "open for reading only: another daemon writes to it, or it cannot be written to");
     }
     Ok(Arc::new(opened))
+}
+
+pub(super) fn repository_options(config: &Config) -> Result<RepositoryOptions, DaemonError> {
+    Ok(RepositoryOptions {
+        index: config.repository.index.clone(),
+        compression: config.compression()?,
+        cache_bytes: config.repository.cache.0,
+    })
 }
 
 fn is_new(path: &Path) -> bool {
@@ -148,16 +152,28 @@ pub(super) fn control_group(config: &Config) -> Result<Option<u32>, DaemonError>
 }
 
 fn sources(config: &Config) -> Result<Vec<Arc<dyn Source>>, DaemonError> {
-    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    config.source.iter().map(|(name, source)| open_source(name, source)).collect()
+}
+
+/// Opens the sources that can be opened; returns why the others cannot.
+pub(super) fn sources_that_are_there(config: &Config) -> (Sources, Vec<String>) {
+    let (mut sources, mut notes) = (Vec::new(), Vec::new());
     for (name, source) in &config.source {
-        let name: SourceName =
-            name.parse().map_err(|error| DaemonError::InvalidConfig { why: format!("{error}") })?;
-        sources.push(match source {
-            SourceConfig::Dir { path } => Arc::new(DirSource::open(name, path)?),
-            SourceConfig::Rbd { .. } => rbd_source(name, source)?,
-        });
+        match open_source(name, source) {
+            Ok(source) => sources.push(source),
+            Err(error) => notes.push(format!("source {name} cannot be used: {error}")),
+        }
     }
-    Ok(sources)
+    (Sources::new(sources), notes)
+}
+
+fn open_source(name: &str, source: &SourceConfig) -> Result<Arc<dyn Source>, DaemonError> {
+    let name: SourceName =
+        name.parse().map_err(|error| DaemonError::InvalidConfig { why: format!("{error}") })?;
+    match source {
+        SourceConfig::Dir { path } => Ok(Arc::new(DirSource::open(name, path)?)),
+        SourceConfig::Rbd { .. } => rbd_source(name, source),
+    }
 }
 
 #[cfg(feature = "rbd")]

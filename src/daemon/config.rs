@@ -186,13 +186,19 @@ impl Config {
     /// Puts together what `amberfs mount` was given: the file, if any, with `--repo` and `--volumes` over it.
     pub fn for_mount(options: &MountOptions) -> Result<Self, DaemonError> {
         let mut config = Self::load(options.config.as_deref(), options.repo.as_deref())?;
-        if let Some(volumes) = &options.volumes {
-            let path = absolute(volumes)?;
-            config.source.insert("local".to_owned(), SourceConfig::Dir { path });
-        }
+        config.add_volumes(options.volumes.as_deref())?;
         config.mount.allow_other |= options.allow_other;
         config.check()?;
         Ok(config)
+    }
+
+    /// Makes a directory of images the source `local`.
+    pub fn add_volumes(&mut self, volumes: Option<&Path>) -> Result<(), DaemonError> {
+        if let Some(volumes) = volumes {
+            let path = absolute(volumes)?;
+            self.source.insert("local".to_owned(), SourceConfig::Dir { path });
+        }
+        Ok(())
     }
 
     /// Reads the file that is named, else the default one unless a repository directory is given.
@@ -272,7 +278,7 @@ impl Config {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, DaemonError> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, DaemonError> {
     std::path::absolute(path)
         .map_err(|source| DaemonError::ConfigUnreadable { path: path.to_owned(), source })
 }

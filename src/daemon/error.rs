@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::check::CheckError;
 use crate::fuse::FuseError;
 use crate::repository::RepositoryError;
 use crate::scratch::ScratchError;
@@ -25,6 +26,9 @@ pub enum DaemonError {
 
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+
+    #[error(transparent)]
+    Check(#[from] CheckError),
 
     #[error(transparent)]
     Scratch(#[from] ScratchError),

@@ -11,6 +11,7 @@ mod error;
 mod logging;
 mod options;
 mod refresh;
+mod repository;
 mod serve;
 mod service;
 
@@ -19,7 +20,8 @@ use std::path::Path;
 pub use config::Config;
 pub use error::DaemonError;
 pub use logging::LogFormat;
-pub use options::{MountOptions, RepoInfoOptions, RepoInitOptions};
+pub use options::{MountOptions, RepoCheckOptions, RepoInfoOptions, RepoInitOptions, RepoRebuildOptions};
+pub use repository::{repo_check, repo_rebuild, repo_repair};
 use rustix::fs::Mode;
 
 use crate::format::header::{CHUNK_SIZE_DEFAULT, RepositoryHeader};

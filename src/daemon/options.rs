@@ -31,3 +31,20 @@ pub struct RepoInfoOptions {
     pub config: Option<PathBuf>,
     pub repo: Option<PathBuf>,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoCheckOptions {
+    pub config: Option<PathBuf>,
+    pub repo: Option<PathBuf>,
+    /// Directory of images, looked into as the source `local` by a repair.
+    pub volumes: Option<PathBuf>,
+    /// Read no chunk.
+    pub quick: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoRebuildOptions {
+    pub config: Option<PathBuf>,
+    pub repo: Option<PathBuf>,
+    pub dry_run: bool,
+}

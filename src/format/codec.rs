@@ -58,6 +58,9 @@ impl Codec {
     }
 }
 
+/// What a zstd frame starts with.
+pub const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 struct Compressor {
     level: i32,
     zstd: zstd::bulk::Compressor<'static>,
@@ -118,6 +121,15 @@ pub fn decompress(codec: Codec, stored: &[u8], plain: &mut [u8]) -> Result<(), F
     Ok(())
 }
 
+/// Looks for a zstd frame at the start of these bytes, which anybody may have written: returns its length, and that
+/// of what it decodes to. Only frames that say how much they hold, as ours do.
+pub fn frame_at(bytes: &[u8]) -> Option<(usize, u64)> {
+    bytes.starts_with(&FRAME_MAGIC).then_some(())?;
+    let length = zstd::zstd_safe::find_frame_compressed_size(bytes).ok()?;
+    let plain_length = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten()?;
+    Some((length, plain_length))
+}
+
 fn undecodable(error: std::io::Error) -> FormatError {
     FormatError::malformed("chunk", format!("zstd: {error}"))
 }
@@ -145,6 +157,17 @@ mod tests {
         let mut plain = vec![0; 65_536];
         decompress(Codec::Zstd, &stored, &mut plain).unwrap();
         assert_eq!(plain, [7; 65_536]);
+    }
+
+    #[test]
+    fn a_frame_is_found_among_other_bytes() {
+        let mut stored = Vec::new();
+        compress(ZSTD, &[7; 1000], &mut stored);
+        let length = stored.len();
+        stored.extend_from_slice(&[0xa5; 100]);
+        assert_eq!(frame_at(&stored), Some((length, 1000)));
+        assert_eq!(frame_at(&stored[1..]), None);
+        assert_eq!(frame_at(&stored[..length - 1]), None);
     }
 
     #[test]

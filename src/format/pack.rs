@@ -22,7 +22,7 @@ const HEAD_MAGIC: &[u8; 8] = b"AMBRPACK";
 const TAIL_MAGIC: &[u8; 8] = b"AMBRPEND";
 
 pub const HEAD_LENGTH: u64 = 16;
-const ENTRY_LENGTH: usize = 48;
+pub const ENTRY_LENGTH: usize = 48;
 pub const TAIL_LENGTH: usize = 64;
 
 /// A pack is closed when its chunks reach this; offsets then fit into 32 bits with room to spare.
@@ -122,23 +122,29 @@ pub fn decode_footer(tail: PackTail, footer: &[u8]) -> Result<Vec<PackEntry>, Fo
     let mut cursor = Cursor::new(checked, WHAT);
     let mut entries = Vec::with_capacity(tail.entry_count as usize);
     for _ in 0..tail.entry_count {
-        let id = ChunkId::from_bytes(cursor.array()?);
-        let (offset, stored_length, plain_length) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-        let codec = cursor.u8()?;
-        cursor.array::<3>()?;
-        let codec = Codec::from_byte(codec).ok_or_else(|| {
-            FormatError::malformed(WHAT, format!("chunk {id} has the unknown codec {codec}"))
-        })?;
-        let end = u64::from(offset) + u64::from(stored_length);
-        if u64::from(offset) < HEAD_LENGTH
-            || end > tail.chunks_end
-            || u64::from(plain_length) > CHUNK_SIZE_MAX
-        {
-            return Err(FormatError::malformed(WHAT, format!("chunk {id} is not within the pack")));
-        }
-        entries.push(PackEntry { id, offset, stored_length, plain_length, codec });
+        entries.push(take_entry(&mut cursor, tail.chunks_end)?);
     }
     Ok(entries)
+}
+
+/// Reads one entry of a list whose checksum is wrong, so that nothing of it is to be believed; the chunks of the pack
+/// end below `chunks_end`.
+pub fn decode_entry(entry: &[u8; ENTRY_LENGTH], chunks_end: u64) -> Result<PackEntry, FormatError> {
+    take_entry(&mut Cursor::new(entry, WHAT), chunks_end)
+}
+
+fn take_entry(cursor: &mut Cursor<'_>, chunks_end: u64) -> Result<PackEntry, FormatError> {
+    let id = ChunkId::from_bytes(cursor.array()?);
+    let (offset, stored_length, plain_length) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+    let codec = cursor.u8()?;
+    cursor.array::<3>()?;
+    let codec = Codec::from_byte(codec)
+        .ok_or_else(|| FormatError::malformed(WHAT, format!("chunk {id} has the unknown codec {codec}")))?;
+    let end = u64::from(offset) + u64::from(stored_length);
+    if u64::from(offset) < HEAD_LENGTH || end > chunks_end || u64::from(plain_length) > CHUNK_SIZE_MAX {
+        return Err(FormatError::malformed(WHAT, format!("chunk {id} is not within the pack")));
+    }
+    Ok(PackEntry { id, offset, stored_length, plain_length, codec })
 }
 
 #[cfg(test)]

@@ -183,6 +183,24 @@ impl BackupRecord {
         has_failed && self.manifest.is_none()
     }
 
+    /// Does a record, which may have been altered, have the fields that never change as this one, which its manifest was
+    /// written with?
+    pub fn is_of_same_backup(&self, record: &Self) -> bool {
+        self.id == record.id
+            && self.project == record.project
+            && self.source == record.source
+            && self.volume_id == record.volume_id
+            && self.volume_name == record.volume_name
+            && self.size_bytes == record.size_bytes
+            && self.parent_id == record.parent_id
+            && self.snapshot_id == record.snapshot_id
+            && self.created_at == record.created_at
+            && self.data_timestamp == record.data_timestamp
+            && self.volume_metadata == record.volume_metadata
+            // The base of the next incremental: a wrong one would make that one wrong.
+            && (record.snapshot.is_none() || record.snapshot == self.snapshot)
+    }
+
     pub fn encode(&self) -> Result<String, FormatError> {
         document::encode(KIND, self)
     }

@@ -9,6 +9,8 @@ mod uses;
 use std::io;
 use std::sync::Arc;
 
+pub use resolve::{Readable, resolve_what_is_there};
+
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::format::record::ManifestReference;
 use crate::objects::ObjectStore;
@@ -160,6 +162,19 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Returns the segments of a range, neighbours that continue each other joined: the same for the same image,
+    /// however it is put together.
+    pub fn joined_segments(&self, range: ByteRange) -> Result<Vec<ManifestExtent>, Arc<StoreError>> {
+        let mut segments: Vec<ManifestExtent> = Vec::new();
+        self.segments(range, |segment| match segments.last_mut() {
+            Some(last) if last.is_continued_by(&segment) => {
+                last.range = ByteRange::between(last.range.start(), segment.range.end());
+            }
+            _ => segments.push(segment),
+        })?;
+        Ok(segments)
     }
 
     /// Returns how many bytes of a range are not holes.

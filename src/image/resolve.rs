@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::format::manifest::{ManifestExtent, Target};
-use crate::store::{ManifestReader, StoreError};
+use crate::store::{ManifestReader, StoreError, Visited};
 use crate::types::ByteRange;
 
 /// Returns the segments of a region, ascending, without gaps. `layers` are newest first.
@@ -39,6 +39,35 @@ pub(super) fn resolve(
         }
     }
     Ok(overlay.into_segments())
+}
+
+/// What can be said of a region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readable {
+    /// Ascending, without overlaps.
+    pub segments: Vec<ManifestExtent>,
+    /// What no manifest tells any more: the rest of the region. Not in order.
+    pub lost: Vec<ByteRange>,
+}
+
+/// Resolves a region as far as its manifests can be read. `layers` are newest first.
+///
+/// A damaged page hides what is below it: nobody knows what it said. Where newer layers lie over it, it is not missed.
+pub fn resolve_what_is_there(layers: &[ManifestReader], region: ByteRange) -> Readable {
+    let mut overlay = Overlay::new(region);
+    let mut lost = Vec::new();
+    for layer in layers {
+        overlay.hide_beyond(layer.size_bytes());
+        let Some(hull) = overlay.hull() else { break };
+        let mut lower = overlay.begin_layer();
+        layer.visit_what_is_there(hull, |visited| match visited {
+            Visited::Extent(extent) => lower.lay(extent),
+            Visited::Lost { range, .. } => lower.cover(range, |_, covered| lost.push(covered)),
+        });
+        lower.finish();
+    }
+    lost.append(&mut overlay.open);
+    Readable { segments: overlay.into_segments(), lost }
 }
 
 /// Returns the part of an extent that covers `range`, which lies within it.
@@ -104,20 +133,25 @@ struct LayerOverlay<'a> {
 
 impl LayerOverlay<'_> {
     fn lay(&mut self, extent: &ManifestExtent) {
+        self.cover(extent.range, |segments, covered| segments.push(cut(extent, covered)));
+    }
+
+    /// Takes a range out of what is open, and calls `keep` with each part of it that was.
+    fn cover(&mut self, range: ByteRange, mut keep: impl FnMut(&mut Vec<ManifestExtent>, ByteRange)) {
         while let Some(open) = self.open.peek_mut() {
-            if extent.range.end() <= open.start() {
+            if range.end() <= open.start() {
                 return;
             }
-            let covered = open.intersection(extent.range);
-            let before = open.below(extent.range.start());
+            let covered = open.intersection(range);
+            let before = open.below(range.start());
             if !before.is_empty() {
                 self.overlay.open.push(before);
             }
             if !covered.is_empty() {
-                self.overlay.segments.push(cut(extent, covered));
+                keep(&mut self.overlay.segments, covered);
             }
-            if open.end() > extent.range.end() {
-                *open = ByteRange::between(extent.range.end().max(open.start()), open.end());
+            if open.end() > range.end() {
+                *open = ByteRange::between(range.end().max(open.start()), open.end());
                 return;
             }
             self.open.next();

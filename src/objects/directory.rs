@@ -4,6 +4,7 @@
 //! number of them: packs are read in many small pieces.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::Read;
@@ -21,6 +22,7 @@ use crate::sysio::{PathError, atomic, clock};
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
 
 const TEMPORARY_FOLDER: &str = "tmp";
+const HEADER: &str = "repository";
 
 /// No file system that anybody uses has times as coarse as this.
 const SAME_TIME_SECONDS: i64 = 3;
@@ -200,6 +202,79 @@ fn stamp(metadata: &Metadata) -> ObjectStamp {
         RandomState::new().hash_one(()).hash(&mut hasher);
     }
     ObjectStamp(hasher.finish())
+}
+
+/// Something in a store's folder that is no object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignFile {
+    /// Below the root of the store.
+    pub path: PathBuf,
+    /// Of a folder, 0.
+    pub length: u64,
+}
+
+impl DirectoryStore {
+    /// Lists what is in the store's folders and is no object, and what lies beside them under names that are not in
+    /// `known`. At most `max`.
+    pub fn foreign_files(&self, known: &[&OsStr], max: usize) -> Result<Vec<ForeignFile>, ObjectError> {
+        let mut foreign = Vec::new();
+        let listed = self.list_foreign(&self.root, &mut foreign, max, |name, is_folder| {
+            let is_folder_of_objects = ObjectKind::ALL.iter().any(|kind| name == kind.folder());
+            known.contains(&name)
+                || if is_folder { is_folder_of_objects || name == TEMPORARY_FOLDER } else { name == HEADER }
+        });
+        listed.map_err(|source| ObjectError::Folder { source })?;
+        for kind in ObjectKind::ALL {
+            self.list_foreign_of(kind, &self.root.join(kind.folder()), &mut foreign, max)
+                .map_err(|source| ObjectError::Folder { source })?;
+        }
+        foreign.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(foreign)
+    }
+
+    fn list_foreign_of(
+        &self,
+        kind: ObjectKind,
+        folder: &Path,
+        foreign: &mut Vec<ForeignFile>,
+        max: usize,
+    ) -> Result<(), PathError> {
+        let mut folders = Vec::new();
+        let is_root = kind == ObjectKind::Pack && folder.ends_with(kind.folder());
+        self.list_foreign(folder, foreign, max, |name, is_folder| {
+            if is_folder && is_root && name.len() == 2 {
+                folders.push(folder.join(name));
+                return true;
+            }
+            let object = name.to_str().and_then(|id| kind.parse_id(id).ok());
+            !is_folder && object.is_some_and(|object| self.path(object) == folder.join(name))
+        })?;
+        folders.iter().try_for_each(|folder| self.list_foreign_of(kind, folder, foreign, max))
+    }
+
+    fn list_foreign(
+        &self,
+        folder: &Path,
+        foreign: &mut Vec<ForeignFile>,
+        max: usize,
+        mut is_known: impl FnMut(&OsStr, bool) -> bool,
+    ) -> Result<(), PathError> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|error| PathError::new("list", folder, error))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| PathError::new("list", folder, error))?;
+            let Ok(metadata) = entry.metadata() else { continue };
+            if is_known(&entry.file_name(), metadata.is_dir()) || foreign.len() >= max {
+                continue;
+            }
+            let path = entry.path().strip_prefix(&self.root).map_or_else(|_| entry.path(), Path::to_owned);
+            let length = if metadata.is_dir() { 0 } else { metadata.len() };
+            foreign.push(ForeignFile { path, length });
+        }
+        Ok(())
+    }
 }
 
 fn failed(name: ObjectName, source: PathError) -> ObjectError {

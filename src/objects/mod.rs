@@ -7,7 +7,7 @@ mod error;
 mod measured;
 mod name;
 
-pub use directory::DirectoryStore;
+pub use directory::{DirectoryStore, ForeignFile};
 pub use error::ObjectError;
 pub use measured::MeasuredStore;
 pub use name::{ObjectKind, ObjectName};

@@ -99,7 +99,7 @@ impl Operations {
         let original = BackupRecord::decode(&about).map_err(|error| {
             invalid(format!("the manifest of backup {id} holds no intact record: {error}"))
         })?;
-        if image.size_bytes() != record.size_bytes || !is_of_same_backup(&record, &original) {
+        if image.size_bytes() != record.size_bytes || !original.is_of_same_backup(&record) {
             return Err(invalid(format!(
                 "the record of backup {id} was altered: its manifest says otherwise"
             )));
@@ -120,23 +120,6 @@ impl Operations {
         })?;
         Ok(())
     }
-}
-
-/// Are the fields that never change those that the manifest was written with?
-fn is_of_same_backup(record: &BackupRecord, original: &BackupRecord) -> bool {
-    record.id == original.id
-        && record.project == original.project
-        && record.source == original.source
-        && record.volume_id == original.volume_id
-        && record.volume_name == original.volume_name
-        && record.size_bytes == original.size_bytes
-        && record.parent_id == original.parent_id
-        && record.snapshot_id == original.snapshot_id
-        && record.created_at == original.created_at
-        && record.data_timestamp == original.data_timestamp
-        && record.volume_metadata == original.volume_metadata
-        // The base of the next incremental: a wrong one would make that one wrong.
-        && (record.snapshot.is_none() || record.snapshot == original.snapshot)
 }
 
 /// Orders records so that none comes before the one it leans on.

@@ -20,8 +20,9 @@ mod error;
 mod follow;
 mod location;
 
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
@@ -36,7 +37,9 @@ use crate::format::document;
 use crate::format::header::{Compatibility, RepositoryHeader};
 use crate::image::{Image, ImageCaches};
 use crate::index::ChunkIndex;
-use crate::objects::{DirectoryStore, MeasuredStore, ObjectError, ObjectKind, ObjectName, ObjectStore};
+use crate::objects::{
+    DirectoryStore, ForeignFile, MeasuredStore, ObjectError, ObjectKind, ObjectName, ObjectStore,
+};
 use crate::store::ChunkStore;
 use crate::sysio::lock::{self, FileLock};
 use crate::sysio::space::{self, Space};
@@ -115,22 +118,39 @@ impl Repository {
     /// Opens a repository, for writing when nobody else does and its format allows it.
     pub fn open(location: &Location, options: &RepositoryOptions) -> Result<Self, RepositoryError> {
         let Location::Directory(path) = location;
-        let directory = DirectoryStore::open(path);
-        let header = read_header(&directory, path)?;
+        let header = read_header(&DirectoryStore::open(path), path)?;
         let write_lock = match header.compatibility()? {
             Compatibility::ReadWrite => take_write_lock(path)?,
             Compatibility::ReadOnly => None,
         };
+        Self::open_with(location, options, header, write_lock)
+    }
+
+    /// Opens a repository for reading only, whether somebody writes to it or not.
+    pub fn open_read_only(location: &Location, options: &RepositoryOptions) -> Result<Self, RepositoryError> {
+        let Location::Directory(path) = location;
+        let header = read_header(&DirectoryStore::open(path), path)?;
+        header.compatibility()?;
+        Self::open_with(location, options, header, None)
+    }
+
+    fn open_with(
+        location: &Location,
+        options: &RepositoryOptions,
+        header: RepositoryHeader,
+        write_lock: Option<FileLock>,
+    ) -> Result<Self, RepositoryError> {
+        let Location::Directory(path) = location;
+        let directory = DirectoryStore::open(path);
         if write_lock.is_some() {
             directory.clear_temporary()?;
             // Before the records and packs are looked at: what is seen from here on is durable.
             directory.sync_names()?;
         }
         let temporary_index = if write_lock.is_some() { None } else { Some(TemporaryFolder::create()?) };
-        let index_path = match (&temporary_index, &options.index) {
-            (Some(folder), _) => folder.path.join("index"),
-            (None, Some(path)) => path.clone(),
-            (None, None) => path.join("index"),
+        let index_path = match &temporary_index {
+            Some(folder) => folder.path.join("index"),
+            None => index_path(location, options),
         };
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, options.cache_bytes / 8)?;
@@ -158,6 +178,48 @@ impl Repository {
             write_lock,
             _temporary_index: temporary_index,
         })
+    }
+
+    /// Returns the objects of a repository, and an empty index for them that goes when it is dropped.
+    pub fn open_objects(location: &Location, cache_bytes: u64) -> Result<ObjectsAndIndex, RepositoryError> {
+        let Location::Directory(path) = location;
+        let directory = DirectoryStore::open(path);
+        let header = read_header(&directory, path)?;
+        header.compatibility()?;
+        let folder = TemporaryFolder::create()?;
+        let index_path = folder.path.join("index");
+        atomic::create_folder(&index_path)?;
+        let index = ChunkIndex::open(&index_path, header.id, cache_bytes)?;
+        Ok(ObjectsAndIndex { header, objects: Arc::new(directory), index, folder })
+    }
+
+    /// Lists what is in a repository's folder and is none of its objects, at most `max` of it.
+    pub fn foreign_files(
+        location: &Location,
+        options: &RepositoryOptions,
+        max: usize,
+    ) -> Result<Vec<ForeignFile>, RepositoryError> {
+        let Location::Directory(path) = location;
+        let index = index_path(location, options);
+        let own = [path.join("lock"), path.join("index"), state_folder_beside(&path.join("index"))];
+        let own: Vec<PathBuf> = own.into_iter().chain([state_folder_beside(&index), index]).collect();
+        let names: Vec<&OsStr> = own
+            .iter()
+            .filter_map(|own| own.strip_prefix(path).ok()?.components().next())
+            .map(Component::as_os_str)
+            .collect();
+        Ok(DirectoryStore::open(path).foreign_files(&names, max)?)
+    }
+
+    /// Runs `then` with the state folder while nobody has the repository open for writing; `None` when somebody does.
+    pub fn while_unused<T>(
+        location: &Location,
+        options: &RepositoryOptions,
+        then: impl FnOnce(&Path) -> T,
+    ) -> Result<Option<T>, RepositoryError> {
+        let Location::Directory(path) = location;
+        let lock = take_write_lock(path)?;
+        Ok(lock.map(|_held| then(&state_folder_beside(&index_path(location, options)))))
     }
 
     pub fn header(&self) -> &RepositoryHeader {
@@ -283,6 +345,21 @@ impl Repository {
     }
 }
 
+/// The objects of a repository, without what is known of them.
+pub struct ObjectsAndIndex {
+    pub header: RepositoryHeader,
+    pub objects: Arc<dyn ObjectStore>,
+    /// Empty.
+    pub index: ChunkIndex,
+    /// Declared last: the index in it is closed before it goes.
+    pub folder: TemporaryFolder,
+}
+
+fn index_path(location: &Location, options: &RepositoryOptions) -> PathBuf {
+    let Location::Directory(path) = location;
+    options.index.clone().unwrap_or_else(|| path.join("index"))
+}
+
 fn read_header(objects: &DirectoryStore, path: &Path) -> Result<RepositoryHeader, RepositoryError> {
     let objects: &dyn ObjectStore = objects;
     match objects.read_whole(ObjectName::Header, document::LENGTH_MAX) {
@@ -312,7 +389,7 @@ fn is_read_only(error: &std::io::Error) -> bool {
 }
 
 /// A folder that is removed with everything in it.
-struct TemporaryFolder {
+pub struct TemporaryFolder {
     path: PathBuf,
 }
 

@@ -4,7 +4,7 @@
 //! A file of JSON lines in the state folder. It may be lost at any time: the next verify finds the same again. A pack
 //! in which anything is damaged is not counted on at all: where one sector went, its neighbours go next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -175,6 +175,25 @@ impl DamageLog {
         let temporary = folder.join("tmp");
         atomic::create_folder(&temporary)?;
         atomic::replace(&temporary, &path, &lines)
+    }
+}
+
+/// What a check of the whole repository found of one place; without a chunk it is the pack itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundDamage {
+    pub pack: PackId,
+    pub chunk: Option<ChunkId>,
+    pub why: String,
+}
+
+/// Puts what a check of the whole repository found into the memory in this folder, for the next daemon: packs of
+/// which nothing was found are forgotten there. Only while nobody else has the repository open for writing.
+pub fn remember_damage(folder: &Path, found: &[FoundDamage]) {
+    let log = DamageLog::open(Some(folder));
+    let packs: HashSet<PackId> = found.iter().map(|damage| damage.pack).collect();
+    log.forget_packs(|pack| !packs.contains(&pack));
+    for FoundDamage { pack, chunk, why } in found {
+        log.note(*pack, *chunk, why.clone());
     }
 }
 

@@ -38,6 +38,16 @@ impl Page {
     }
 }
 
+/// What a walk over a manifest comes by.
+pub enum Visited<'a> {
+    Extent(&'a ManifestExtent),
+    /// A page that cannot be read: what it says of this part of the image is lost.
+    Lost {
+        range: ByteRange,
+        error: Arc<StoreError>,
+    },
+}
+
 pub struct ManifestReader {
     objects: Arc<dyn ObjectStore>,
     cache: Arc<PageCache>,
@@ -131,6 +141,40 @@ impl ManifestReader {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with all that can be read of the range, in order, and with what cannot.
+    pub fn visit_what_is_there(&self, range: ByteRange, mut visit: impl FnMut(Visited<'_>)) {
+        for branch in overlapping(&self.root, range) {
+            let leaves = match self.page(branch, Level::Branch) {
+                Ok(Page::Branch(leaves)) => leaves,
+                Ok(Page::Leaf(_)) => continue,
+                Err(error) => {
+                    visit(Visited::Lost { range: branch.range, error });
+                    continue;
+                }
+            };
+            for leaf in overlapping(&leaves, range) {
+                match self.page(leaf, Level::Leaf) {
+                    Ok(Page::Leaf(leaf)) => {
+                        leaf.overlapping(range).iter().for_each(|extent| visit(Visited::Extent(extent)));
+                    }
+                    Ok(Page::Branch(_)) => {}
+                    Err(error) => visit(Visited::Lost { range: leaf.range, error }),
+                }
+            }
+        }
+    }
+
+    /// Reads the first bytes, which nobody needs to read an image.
+    pub fn check_head(&self) -> Result<(), StoreError> {
+        let mut head = [0; manifest::HEAD_LENGTH as usize];
+        self.objects.read(ObjectName::Manifest(self.id), 0, &mut head)?;
+        if head != manifest::encode_head() {
+            let why = format!("the {} bytes at 0 are not those that a manifest starts with", head.len());
+            return Err(StoreError::ManifestCorrupt { id: self.id, why });
         }
         Ok(())
     }

@@ -14,7 +14,9 @@ mod garbage;
 mod manifest_reader;
 mod manifest_writer;
 mod metrics;
+mod pack_check;
 mod pack_index;
+mod salvage;
 mod trust;
 mod writer;
 
@@ -27,12 +29,14 @@ use std::time::Instant;
 
 pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
-pub use damage::KnownDamage;
+pub use damage::{FoundDamage, KnownDamage, remember_damage};
 pub use error::StoreError;
 pub use examine::Examined;
 pub use garbage::{GarbageError, GarbageOptions, GarbageReport, Judgement};
-pub use manifest_reader::{ManifestReader, PageCache};
+pub use manifest_reader::{ManifestReader, PageCache, Visited};
 pub use manifest_writer::ManifestWriter;
+pub use pack_check::{CheckedPack, Depth, PackDamage, check_pack};
+pub use salvage::{SALVAGE_LENGTH_MAX, salvage};
 pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
 
 use buffer::BufferPool;

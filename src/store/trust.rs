@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::damage::DamageLog;
 use super::pack_index::read_footer;
-use super::{ChunkStore, KnownDamage, StoreError};
+use super::{ChunkStore, FoundDamage, KnownDamage, StoreError};
 use crate::index::ChunkPlace;
 use crate::objects::{ObjectError, ObjectName};
 use crate::types::{ChunkId, PackId};
@@ -96,6 +96,13 @@ impl ChunkStore {
     /// Returns what is known to be damaged and still there.
     pub fn known_damage(&self) -> Vec<KnownDamage> {
         self.trust.damage.all()
+    }
+
+    /// What a check of the whole repository found: new backups do not count on it.
+    pub fn note_damage(&self, found: &[FoundDamage]) {
+        for FoundDamage { pack, chunk, why } in found {
+            self.trust.damage.note(*pack, *chunk, why.clone());
+        }
     }
 
     /// A chunk was read from a pack and is right.

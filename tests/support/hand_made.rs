@@ -63,6 +63,11 @@ impl HandMade {
         Self { repository, folder }
     }
 
+    /// Lets the repository go, and keeps its folder.
+    pub fn close(self) -> tempfile::TempDir {
+        self.folder
+    }
+
     /// Changes a byte of the repository's only pack.
     pub fn damage_pack(&self, offset: u64) {
         let packs = self.folder.path().join("repository/packs");

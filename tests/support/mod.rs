@@ -11,6 +11,7 @@ pub mod attach;
 pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
+pub mod checked;
 pub mod daemon;
 pub mod engine;
 pub mod faultfs;
