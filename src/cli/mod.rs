@@ -25,6 +25,7 @@ mod record;
 mod resolve;
 mod scratch;
 mod umount;
+mod verify;
 mod volume;
 mod wait;
 mod xfs_uuid;
@@ -106,6 +107,7 @@ fn run_backup(mounted: &Mounted, command: BackupCommand) -> Result<(), CliError>
         BackupCommand::Restore(args) => backup::restore(mounted, args),
         BackupCommand::Delete(args) => backup_change::delete(mounted, args),
         BackupCommand::Flatten(args) => backup_change::flatten(mounted, args),
+        BackupCommand::Verify(args) => verify::run(mounted, args),
         BackupCommand::Prune(args) => prune::run(mounted, &args),
         BackupCommand::Export(args) | BackupCommand::Record(RecordCommand::Export(args)) => {
             record::export(mounted, &args)

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::grammar::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, ImportArgs, ResetStateArgs, RestoreArgs, ScratchArgs,
-    SetArgs, XfsUuidArgs,
+    SetArgs, VerifyArgs, XfsUuidArgs,
 };
 use super::words;
 
@@ -19,12 +19,13 @@ pub enum ControlFile {
     ResetState,
     Import,
     Flatten,
+    Verify,
     Scratch,
     XfsUuid,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Backup,
         Self::Restore,
         Self::Delete,
@@ -33,6 +34,7 @@ impl ControlFile {
         Self::ResetState,
         Self::Import,
         Self::Flatten,
+        Self::Verify,
         Self::Scratch,
         Self::XfsUuid,
     ];
@@ -47,6 +49,7 @@ impl ControlFile {
             Self::ResetState => "reset-state",
             Self::Import => "import",
             Self::Flatten => "flatten",
+            Self::Verify => "verify",
             Self::Scratch => "scratch",
             Self::XfsUuid => "xfs-uuid",
         }
@@ -66,6 +69,7 @@ impl ControlFile {
             Self::ResetState => ResetStateArgs::augment_args(command),
             Self::Import => command.arg(clap::Arg::new("record")),
             Self::Flatten => FlattenArgs::augment_args(command),
+            Self::Verify => VerifyArgs::augment_args(command),
             Self::Scratch => ScratchArgs::augment_args(command),
             Self::XfsUuid => XfsUuidArgs::augment_args(command),
         }
@@ -84,6 +88,7 @@ impl ControlFile {
                 Ok(Command::Import(ImportArgs { record }))
             }
             Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
+            Self::Verify => VerifyArgs::from_arg_matches(matches).map(Command::Verify),
             Self::Scratch => ScratchArgs::from_arg_matches(matches).map(Command::Scratch),
             Self::XfsUuid => XfsUuidArgs::from_arg_matches(matches).map(Command::XfsUuid),
         }
@@ -101,6 +106,7 @@ pub enum Command {
     ResetState(ResetStateArgs),
     Import(ImportArgs),
     Flatten(FlattenArgs),
+    Verify(VerifyArgs),
     Scratch(ScratchArgs),
     XfsUuid(XfsUuidArgs),
 }
@@ -124,6 +130,7 @@ impl Command {
             Self::ResetState(_) => ControlFile::ResetState,
             Self::Import(_) => ControlFile::Import,
             Self::Flatten(_) => ControlFile::Flatten,
+            Self::Verify(_) => ControlFile::Verify,
             Self::Scratch(_) => ControlFile::Scratch,
             Self::XfsUuid(_) => ControlFile::XfsUuid,
         }
@@ -140,6 +147,7 @@ impl Command {
             Self::ResetState(args) => words::of_reset_state(args),
             Self::Import(args) => return record_line(&args.record),
             Self::Flatten(args) => words::of_operand(&args.backup),
+            Self::Verify(args) => words::of_verify(args),
             Self::Scratch(args) => words::of_scratch(args),
             Self::XfsUuid(args) => words::of_xfs_uuid(args),
         };

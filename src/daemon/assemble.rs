@@ -8,7 +8,9 @@ use super::{DaemonError, MountOptions};
 use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
 use crate::jobs::{EventLog, JobQueue, JobQueueOptions};
-use crate::operations::{Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent};
+use crate::operations::{
+    Operations, OperationsOptions, RESTORE_STEP_BYTES, VerifyOptions, VolumeType, WithoutParent,
+};
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::scratch::ScratchImages;
 use crate::source::dir::DirSource;
@@ -84,6 +86,11 @@ pub(super) fn operations(
         },
         memory_bytes: config.limits.memory.0,
         restore_step_bytes: RESTORE_STEP_BYTES,
+        verify: VerifyOptions {
+            rate: config.verify.rate,
+            parallel: config.verify.parallel,
+            schedule: config.verify.schedule,
+        },
     };
     let scratch = ScratchImages::open(&repository, config.limits.scratch.0)?;
     Ok(Operations::new(repository, Sources::new(sources), Arc::new(jobs), scratch, options))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::format::manifest::{ManifestExtent, Target};
-use crate::store::{ManifestReader, StoreError};
+use crate::store::{ManifestReader, ReadablePart, StoreError};
 use crate::types::ByteRange;
 
 /// Returns the segments of a region, ascending, without gaps. `layers` are newest first.
@@ -39,6 +39,38 @@ pub(super) fn resolve(
         }
     }
     Ok(overlay.into_segments())
+}
+
+/// What is known of a region: ascending segments, and where a damaged manifest does not tell.
+pub(super) struct Readable {
+    pub(super) segments: Vec<ManifestExtent>,
+    pub(super) unknown: Vec<(ByteRange, Arc<StoreError>)>,
+}
+
+/// Resolves a region as [`resolve`] does, as far as the pages that can be read tell. What a damaged page may have hidden
+/// is not known, whatever lies below it.
+pub(super) fn resolve_readable(layers: &[ManifestReader], region: ByteRange) -> Readable {
+    let mut overlay = Overlay::new(region);
+    let mut unknown = Vec::new();
+    for (depth, layer) in layers.iter().enumerate() {
+        overlay.hide_beyond(layer.size_bytes());
+        let Some(hull) = overlay.hull() else { break };
+        let mut lower = overlay.begin_layer();
+        layer.visit_readable(hull, |part| match part {
+            ReadablePart::Extent(extent) => lower.lay(extent),
+            ReadablePart::Damaged(range, error) => {
+                lower.cover(range, |_, covered| unknown.push((covered, Arc::clone(&error))));
+            }
+        });
+        lower.finish();
+        if depth + 1 == layers.len() {
+            let gaps = std::mem::take(&mut overlay.open).into_iter();
+            let gap = |range| (range, Arc::new(StoreError::ManifestGap { id: layer.id(), range }));
+            unknown.extend(gaps.map(gap));
+        }
+    }
+    unknown.sort_by_key(|(range, _)| range.start());
+    Readable { segments: overlay.into_segments(), unknown }
 }
 
 /// Returns the part of an extent that covers `range`, which lies within it.
@@ -104,20 +136,25 @@ struct LayerOverlay<'a> {
 
 impl LayerOverlay<'_> {
     fn lay(&mut self, extent: &ManifestExtent) {
+        self.cover(extent.range, |overlay, covered| overlay.segments.push(cut(extent, covered)));
+    }
+
+    /// Calls `take` with what is still open of a range, and closes it.
+    fn cover(&mut self, range: ByteRange, mut take: impl FnMut(&mut Overlay, ByteRange)) {
         while let Some(open) = self.open.peek_mut() {
-            if extent.range.end() <= open.start() {
+            if range.end() <= open.start() {
                 return;
             }
-            let covered = open.intersection(extent.range);
-            let before = open.below(extent.range.start());
+            let covered = open.intersection(range);
+            let before = open.below(range.start());
             if !before.is_empty() {
                 self.overlay.open.push(before);
             }
             if !covered.is_empty() {
-                self.overlay.segments.push(cut(extent, covered));
+                take(self.overlay, covered);
             }
-            if open.end() > extent.range.end() {
-                *open = ByteRange::between(extent.range.end().max(open.start()), open.end());
+            if open.end() > range.end() {
+                *open = ByteRange::between(range.end().max(open.start()), open.end());
                 return;
             }
             self.open.next();

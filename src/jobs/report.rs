@@ -85,6 +85,9 @@ pub struct JobReport {
     pub ended_at: Option<Timestamp>,
     #[serde(serialize_with = "write_refusal", deserialize_with = "read_refusal")]
     pub error: Option<Refusal>,
+    /// What has to be known though the job went well: what a restore had to leave out.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 impl JobReport {
@@ -104,6 +107,7 @@ impl JobReport {
             started_at: None,
             ended_at: None,
             error: None,
+            warning: None,
         }
     }
 }
@@ -138,11 +142,12 @@ mod tests {
             started_at: None,
             ended_at: None,
             error: Some(Refusal::new(RefusalKind::Failed, "no more space")),
+            warning: None,
         };
         let expected = concat!(
             r#"{"id":12,"kind":"backup","state":"failed","backup":null,"volume":"rbd/v","project":"default","#,
             r#""bytes_done":1,"bytes_total":2,"bytes_per_second":3,"queued_at":"1970-01-01T00:00:00.000000Z","#,
-            r#""started_at":null,"ended_at":null,"error":"Failed: no more space"}"#,
+            r#""started_at":null,"ended_at":null,"error":"Failed: no more space","warning":null}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
         assert_eq!(serde_json::from_str::<JobReport>(expected).unwrap(), report);

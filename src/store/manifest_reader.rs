@@ -135,6 +135,41 @@ impl ManifestReader {
         Ok(())
     }
 
+    /// Calls `visit` for each extent that meets the range, in order, and for each page that cannot be read,
+    /// with the part of the image that it spans.
+    pub fn visit_readable(&self, range: ByteRange, mut visit: impl FnMut(ReadablePart<'_>)) {
+        for branch in overlapping(&self.root, range) {
+            let leaves = match self.page(branch, Level::Branch) {
+                Ok(Page::Branch(leaves)) => leaves,
+                Ok(Page::Leaf(_)) => continue,
+                Err(error) => {
+                    visit(ReadablePart::Damaged(branch.range, error));
+                    continue;
+                }
+            };
+            for reference in overlapping(&leaves, range) {
+                match self.page(reference, Level::Leaf) {
+                    Ok(Page::Leaf(leaf)) => {
+                        leaf.overlapping(range).iter().for_each(|extent| visit(ReadablePart::Extent(extent)));
+                    }
+                    Ok(Page::Branch(_)) => {}
+                    Err(error) => visit(ReadablePart::Damaged(reference.range, error)),
+                }
+            }
+        }
+    }
+
+    /// Reads what an image does not need, and the repository does: the first bytes, and the record.
+    pub fn check_ends(&self) -> Result<(), StoreError> {
+        let mut head = [0; manifest::HEAD_LENGTH as usize];
+        self.objects.read(ObjectName::Manifest(self.id), 0, &mut head)?;
+        if head != manifest::encode_head() {
+            let why = "its first bytes are not those of a manifest".to_owned();
+            return Err(StoreError::ManifestCorrupt { id: self.id, why });
+        }
+        self.about().map(drop)
+    }
+
     fn page(&self, reference: &PageReference, level: Level) -> Result<Page, Arc<StoreError>> {
         self.cache.pages.get_or_load((self.id, reference.position), || {
             let length = u64::from(reference.length);
@@ -161,6 +196,13 @@ fn read_tail(objects: &dyn ObjectStore, id: ManifestId, length: u64) -> Result<V
 /// The SHA-256 of a tail, as records have it.
 fn hexadecimal(tail: &[u8]) -> String {
     manifest::checksum(tail).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a manifest says of a part of its image.
+pub enum ReadablePart<'a> {
+    Extent(&'a ManifestExtent),
+    /// The page that says it is damaged.
+    Damaged(ByteRange, Arc<StoreError>),
 }
 
 #[derive(Clone, Copy)]

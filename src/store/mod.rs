@@ -25,8 +25,8 @@ pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
 pub use damage::KnownDamage;
 pub use error::StoreError;
-pub use examine::Examined;
-pub use manifest_reader::{ManifestReader, PageCache};
+pub use examine::{Examination, Examined};
+pub use manifest_reader::{ManifestReader, PageCache, ReadablePart};
 pub use manifest_writer::ManifestWriter;
 pub use writer::{ChunkWriter, PreparedChunk, WriteSession, WriteStats};
 
@@ -169,11 +169,7 @@ impl ChunkStore {
         id: ChunkId,
         mut load: impl FnMut(&ChunkPlace) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut places = self.index.places(id)?;
-        if places.is_empty() {
-            self.index_everything_once(id)?;
-            places = self.index.places(id)?;
-        }
+        let mut places = self.places_or_reindex(id)?;
         self.best_first(&mut places);
         let mut result = Err(StoreError::ChunkMissing { id });
         for place in places {

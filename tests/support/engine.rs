@@ -9,7 +9,7 @@ use amberfs::format::codec::Compression;
 use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
     BackupRequest, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
-    WithoutParent,
+    VerifyOptions, WithoutParent,
 };
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::{Source, Sources};
@@ -65,6 +65,7 @@ impl Engine {
             without_parent: WithoutParent::TakeFull,
             memory_bytes: 256 << 20,
             restore_step_bytes: RESTORE_STEP_BYTES,
+            verify: VerifyOptions::default(),
         };
         change(&mut options);
         let scratch = amberfs::scratch::ScratchImages::open(&opened, 1 << 30).unwrap();

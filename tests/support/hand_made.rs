@@ -170,6 +170,7 @@ impl HandMade {
             restore_target: None,
             protected: false,
             retired_manifests: Vec::new(),
+            damage: None,
         }
     }
 }
