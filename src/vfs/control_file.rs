@@ -16,7 +16,7 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 10] = [
+pub const CONTROL_FILES: [&str; 11] = [
     "backup",
     "cancel",
     "delete",
@@ -26,6 +26,7 @@ pub const CONTROL_FILES: [&str; 10] = [
     "restore",
     "scratch",
     "set",
+    "verify",
     "xfs-uuid",
 ];
 
