@@ -22,8 +22,8 @@ impl Pace {
         Self { reckoning: bytes_per_second.map(reckoning) }
     }
 
-    /// Waits for as long as so many bytes take at this rate, what others took included. Not for those that are read
-    /// from now on, but for those that were read before: so a large piece needs no bargaining.
+    /// Waits for as long as so many bytes take at this rate, behind what others took before. Called when they have been
+    /// read.
     pub fn take(&self, bytes: u64, control: &JobControl) -> Result<(), Stop> {
         control.checkpoint()?;
         let Some(reckoning) = &self.reckoning else { return Ok(()) };

@@ -103,9 +103,12 @@ impl ChunkStore {
         let mut copy = Vec::new();
         for place in places {
             let mut failed = |chunk, error: StoreError| {
-                self.report(id, &error);
-                self.distrust(place.pack, chunk, &error);
-                examined.damaged_copies += 1;
+                // What is gone because it was collected, or is elsewhere by now, is no damage.
+                if self.index.places(id).is_ok_and(|now| now.contains(place)) {
+                    self.report(id, &error);
+                    self.distrust(place.pack, chunk, &error);
+                    examined.damaged_copies += 1;
+                }
                 first_error.get_or_insert(error);
             };
             if let Err(error) = check_pack(place.pack) {

@@ -7,6 +7,7 @@ pub mod bytes;
 #[cfg(feature = "rbd")]
 pub mod ceph;
 pub mod daemon;
+pub mod damaged_pack;
 pub mod engine;
 pub mod file_system;
 pub mod fio;

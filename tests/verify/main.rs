@@ -17,5 +17,4 @@ mod running;
 mod salvage;
 #[path = "../support/mod.rs"]
 mod support;
-mod through_the_mount;
 mod work;

@@ -14,10 +14,11 @@ use amberfs::types::{BackupId, ByteRange, RefusalKind};
 use crate::history::{CHUNK, History, flip_bit};
 use crate::support::bytes::pattern;
 use crate::support::daemon::until;
+use crate::support::damaged_pack::flip_chunk;
 use crate::support::engine::{Engine, full, mark, over, restore};
 use crate::support::gated::GatedSource;
 use crate::support::tree;
-use crate::work::{all, flip_chunk, record, verify, wait_for_all};
+use crate::work::{all, record, verify, wait_for_all};
 
 fn skipping(request: RestoreRequest) -> RestoreRequest {
     RestoreRequest { skip_damaged: true, ..request }

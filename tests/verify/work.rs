@@ -1,15 +1,12 @@
 //! Verifies, and says what came of it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use amberfs::catalog::{BackupRecord, BackupStatus};
-use amberfs::format::pack::{PackTail, TAIL_LENGTH, decode_footer};
 use amberfs::jobs::{JobReport, JobState};
 use amberfs::operations::{Requester, VerifyRequest};
-use amberfs::types::{BackupId, ByteRange, ByteRate, ChunkId};
+use amberfs::types::{BackupId, ByteRange, ByteRate};
 
-use crate::history::flip_bit;
 use crate::support::daemon::until;
 use crate::support::engine::Engine;
 
@@ -72,13 +69,4 @@ pub fn in_blocks(ranges: &[ByteRange], block: u64) -> Vec<ByteRange> {
         }
     }
     merged
-}
-
-/// Damages the chunk with these bytes in a pack.
-pub fn flip_chunk(pack: &Path, plain: &[u8]) {
-    let bytes = std::fs::read(pack).unwrap();
-    let tail = PackTail::decode(bytes.last_chunk::<TAIL_LENGTH>().unwrap(), bytes.len() as u64).unwrap();
-    let entries = decode_footer(tail, &bytes[usize::try_from(tail.chunks_end()).unwrap()..]).unwrap();
-    let entry = entries.iter().find(|entry| entry.id == ChunkId::of(plain)).unwrap();
-    flip_bit(pack, entry.offset as usize + entry.stored_length as usize / 2);
 }

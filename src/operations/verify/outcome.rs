@@ -82,9 +82,11 @@ fn apply(record: &mut BackupRecord, progress: &Progress, sha256: Option<String>)
     let id = record.id;
     if found.damaged.is_empty() && (!differed || progress.against_source) {
         record.image_sha256 = record.image_sha256.take().or(sha256);
-        if record.status == BackupStatus::Error && before.is_some() && before_was_damage(record) {
-            record.status = BackupStatus::Available;
+        if before.is_some() && before_was_damage(record) {
             record.fail_reason = None;
+            if record.status == BackupStatus::Error {
+                record.status = BackupStatus::Available;
+            }
         }
         let also = found.beside.join("; ");
         return (!also.is_empty()).then(|| format!("the image of backup {id} is right, but {also}"));

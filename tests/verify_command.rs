@@ -1,19 +1,28 @@
-//! The daemon and the command line: what a user sees of it.
+//! Verifying through the daemon and the command line: what a user sees of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a failed expectation is a failed test, and files are damaged on purpose"
+)]
+
+mod support;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use rustix::io::Errno;
 use serde_json::Value;
 
-use crate::history::CHUNK;
-use crate::support::bytes::pattern;
-use crate::support::daemon::{Daemon, until};
-use crate::support::tree;
-use crate::work::flip_chunk;
+use support::bytes::pattern;
+use support::daemon::{Daemon, until};
+use support::damaged_pack::flip_chunk;
+use support::tree;
 
+const CHUNK: usize = 64 << 10;
 const SIZE: usize = 8 << 20;
 
 struct World {
@@ -66,6 +75,8 @@ fn the_command_names_what_is_damaged_and_the_rest_of_the_backup_can_be_had() {
     let info = world.daemon.info(&id);
     assert!(info["last_verified_at"].is_string() && info["image_sha256"].is_string(), "{info}");
     assert_eq!((info["damage"].clone(), info["status"].clone()), (Value::Null, "available".into()));
+    let printed = Command::new("sha256sum").arg(world.daemon.image(&id)).output().unwrap().stdout;
+    assert_eq!(String::from_utf8(printed).unwrap().split(' ').next(), info["image_sha256"].as_str());
 
     world.flip(2);
     world.flip(3);
