@@ -503,6 +503,7 @@ fn help_and_completions_are_printed_for_every_shell() {
         "backup restore",
         "backup delete",
         "backup flatten",
+        "backup verify",
         "backup prune",
         "backup export",
         "backup import",

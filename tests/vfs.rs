@@ -142,6 +142,7 @@ fn the_tree_is_that_of_the_contract() {
         "restore",
         "scratch",
         "set",
+        "verify",
         "xfs-uuid",
     ];
     assert_eq!(names(&vfs, "control"), commands);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::BackupRecord;
+use super::{BackupDamage, BackupRecord};
 use crate::format::record::BackupStatus;
 use crate::types::{
     BackupId, ProjectName, SourceName, Timestamp, VolumeId, VolumeMetadata, VolumeName, gib_rounded_up,
@@ -40,6 +40,7 @@ pub struct BackupInfo<'a> {
     image_sha256: Option<&'a str>,
     last_verified_at: Option<Timestamp>,
     protected: bool,
+    damage: Option<&'a BackupDamage>,
 }
 
 impl<'a> BackupInfo<'a> {
@@ -73,6 +74,7 @@ impl<'a> BackupInfo<'a> {
             image_sha256: record.image_sha256.as_deref(),
             last_verified_at: record.last_verified_at,
             protected: record.protected,
+            damage: record.damage.as_ref(),
         }
     }
 

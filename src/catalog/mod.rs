@@ -12,6 +12,7 @@ mod select;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
+pub use crate::format::damage::{BackupDamage, DamagedRanges};
 pub use crate::format::record::{
     BackupRecord, BackupStatus, DiffCheck, ManifestReference, RestoreTarget, SnapshotReference,
 };
@@ -157,9 +158,9 @@ impl Catalog {
         self.read().by_volume.keys().cloned().collect()
     }
 
-    /// Returns the readable backup of a volume whose data is the newest.
+    /// Returns the whole backup of a volume whose data is the newest.
     pub fn latest(&self, source: &SourceName, volume: &VolumeName) -> Option<Arc<BackupRecord>> {
-        self.of_volume(source, volume).into_iter().rfind(|record| record.status.is_readable())
+        self.of_volume(source, volume).into_iter().rfind(|record| record.is_whole())
     }
 
     /// Returns the backups of one volume of a source, by the volume's id, oldest data first.
@@ -230,6 +231,19 @@ impl Catalog {
         change(&mut record)?;
         record.updated_at = clock::now();
         Ok(self.publish(record)?)
+    }
+
+    /// Reads a backup's record again and compares it with what is known here.
+    pub fn check_stored(&self, id: BackupId) -> Result<(), CatalogError> {
+        // Nobody replaces it meanwhile.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.get(id).ok_or(CatalogError::NotFound { id })?;
+        self.objects.forget_kept(ObjectName::Record(id));
+        if read_record(self.objects.as_ref(), id)? == *known {
+            return Ok(());
+        }
+        let why = "it is another one than it was when it was written".to_owned();
+        Err(CatalogError::Format { id, source: FormatError::Malformed { what: "backup record", why } })
     }
 
     fn publish(&self, record: BackupRecord) -> Result<Arc<BackupRecord>, CatalogError> {

@@ -48,7 +48,7 @@ impl Catalog {
     }
 }
 
-/// Finds the newest readable backup of the one volume that `text` means.
+/// Finds the newest whole backup of the one volume that `text` means.
 fn latest_of(all: &[Arc<BackupRecord>], text: &str) -> Result<Option<Arc<BackupRecord>>, Refusal> {
     let of_volume: Vec<_> = all.iter().filter(|record| is_called(record, text)).collect();
     let mut volumes: Vec<_> =
@@ -58,7 +58,7 @@ fn latest_of(all: &[Arc<BackupRecord>], text: &str) -> Result<Option<Arc<BackupR
     if volumes.len() > 1 {
         return Err(ambiguous("volume", text, volumes.into_iter()));
     }
-    let readable = of_volume.into_iter().filter(|record| record.status.is_readable());
+    let readable = of_volume.into_iter().filter(|record| record.is_whole());
     Ok(readable.max_by_key(|record| (record.data_timestamp, record.id)).cloned())
 }
 

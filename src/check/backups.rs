@@ -130,7 +130,7 @@ pub(super) fn examine(
     for piece in ByteRange::new(0, record.size_bytes).split_on_grid(STEP_BYTES) {
         watch.checkpoint()?;
         let readable = image::resolve_what_is_there(&layers, piece);
-        let mut lost = readable.lost;
+        let mut lost: Vec<_> = readable.lost.into_iter().map(|(range, _)| range).collect();
         if !lost.is_empty() {
             hurt.because(|| "a manifest of its chain does not tell any more what is there".to_owned());
         }

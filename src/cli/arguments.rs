@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     backup, backup_change, backup_list, daemon_commands, files, files_mount, gc, job, prune, quota, record,
-    repo_check, repo_rebuild, scratch, volume, xfs_uuid,
+    repo_check, repo_rebuild, scratch, verify, volume, xfs_uuid,
 };
 
 /// Backups of block volumes that can be looked into
@@ -119,6 +119,7 @@ pub enum BackupCommand {
     Restore(backup::BackupRestoreArgs),
     Delete(backup_change::BackupDeleteArgs),
     Flatten(backup_change::BackupFlattenArgs),
+    Verify(verify::BackupVerifyArgs),
     Prune(prune::BackupPruneArgs),
     Export(record::BackupExportArgs),
     Import(record::BackupImportArgs),

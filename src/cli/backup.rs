@@ -61,7 +61,8 @@ Examples:
   amberfs backup restore tuesday
   amberfs backup restore tuesday --name myvol10-tuesday --source rbd --type standard
   amberfs backup restore myvol10@latest --to rbd/myvol-restored --force
-  amberfs backup restore --force tuesday rbd/myvol-restored")]
+  amberfs backup restore --force tuesday rbd/myvol-restored
+  amberfs backup restore tuesday --skip-damaged --name what-is-left")]
 pub struct BackupRestoreArgs {
     #[command(flatten)]
     command: control::RestoreArgs,
@@ -91,13 +92,16 @@ pub fn show(mounted: &Mounted, args: &BackupShowArgs) -> Result<(), CliError> {
 }
 
 pub fn restore(mounted: &Mounted, args: BackupRestoreArgs) -> Result<(), CliError> {
-    let BackupRestoreArgs { command, no_wait, output } = args;
+    let BackupRestoreArgs { command, no_wait, output: shown } = args;
     let accepted = mounted.send_one(Command::Restore(command))?;
     wait::finish(mounted, &accepted, no_wait)?;
     let job = mounted.job(accepted.value("job").unwrap_or_default())?;
+    if let Some(warning) = job.value("warning").as_str() {
+        output::note(&format!("warning: {warning}"));
+    }
     let fields = [("backup_id", "backup"), ("volume", "volume"), ("job", "id")];
     let fields = fields.map(|(shown, name)| (shown.to_owned(), job.value(name).clone()));
     let uuids = accepted.pairs().filter(|(key, _)| key.starts_with("xfs_uuid"));
     let uuids = uuids.map(|(key, uuid)| (key.to_owned(), uuid.into()));
-    output.print_object(&fields.into_iter().chain(uuids).collect::<Vec<_>>())
+    shown.print_object(&fields.into_iter().chain(uuids).collect::<Vec<_>>())
 }

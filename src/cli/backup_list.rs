@@ -14,7 +14,7 @@ use crate::control;
 
 const STATUSES: [&str; 6] = ["creating", "available", "restoring", "deleting", "error", "error_deleting"];
 
-const HEADINGS: [&str; 14] = [
+const HEADINGS: [&str; 16] = [
     "ID",
     "Name",
     "Description",
@@ -29,6 +29,8 @@ const HEADINGS: [&str; 14] = [
     "Parent ID",
     "Stored Bytes",
     "Data Timestamp",
+    "Last Verified At",
+    "Damaged Bytes",
 ];
 
 /// How many headings are shown without `--long`.
@@ -197,5 +199,7 @@ fn row(backup: &Fields) -> Vec<Value> {
         value("parent_id"),
         value("stored_bytes"),
         value("data_timestamp"),
+        value("last_verified_at"),
+        backup.value("damage").get("bytes").cloned().unwrap_or(Value::Null),
     ]
 }

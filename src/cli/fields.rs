@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 /// A backup's fields, in the order in which they are shown.
-pub const BACKUP_FIELDS: [&str; 27] = [
+pub const BACKUP_FIELDS: [&str; 28] = [
     "id",
     "name",
     "description",
@@ -34,10 +34,11 @@ pub const BACKUP_FIELDS: [&str; 27] = [
     "image_sha256",
     "last_verified_at",
     "protected",
+    "damage",
 ];
 
 /// A job's fields, in the order in which they are shown.
-pub const JOB_FIELDS: [&str; 14] = [
+pub const JOB_FIELDS: [&str; 15] = [
     "id",
     "kind",
     "state",
@@ -52,6 +53,7 @@ pub const JOB_FIELDS: [&str; 14] = [
     "ended_at",
     "error",
     "result",
+    "warning",
 ];
 
 #[derive(Debug, Clone, PartialEq)]

@@ -29,6 +29,7 @@ mod repo_rebuild;
 mod resolve;
 mod scratch;
 mod umount;
+mod verify;
 mod volume;
 mod wait;
 mod xfs_uuid;
@@ -113,6 +114,7 @@ fn run_backup(mounted: &Mounted, command: BackupCommand) -> Result<(), CliError>
         BackupCommand::Restore(args) => backup::restore(mounted, args),
         BackupCommand::Delete(args) => backup_change::delete(mounted, args),
         BackupCommand::Flatten(args) => backup_change::flatten(mounted, args),
+        BackupCommand::Verify(args) => verify::run(mounted, args),
         BackupCommand::Prune(args) => prune::run(mounted, &args),
         BackupCommand::Export(args) | BackupCommand::Record(RecordCommand::Export(args)) => {
             record::export(mounted, &args)

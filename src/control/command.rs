@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::grammar::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, GcArgs, ImportArgs, ResetStateArgs, RestoreArgs,
-    ScratchArgs, SetArgs, XfsUuidArgs,
+    ScratchArgs, SetArgs, VerifyArgs, XfsUuidArgs,
 };
 use super::words;
 
@@ -20,12 +20,13 @@ pub enum ControlFile {
     Import,
     Flatten,
     Gc,
+    Verify,
     Scratch,
     XfsUuid,
 }
 
 impl ControlFile {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Backup,
         Self::Restore,
         Self::Delete,
@@ -35,6 +36,7 @@ impl ControlFile {
         Self::Import,
         Self::Flatten,
         Self::Gc,
+        Self::Verify,
         Self::Scratch,
         Self::XfsUuid,
     ];
@@ -50,6 +52,7 @@ impl ControlFile {
             Self::Import => "import",
             Self::Flatten => "flatten",
             Self::Gc => "gc",
+            Self::Verify => "verify",
             Self::Scratch => "scratch",
             Self::XfsUuid => "xfs-uuid",
         }
@@ -70,6 +73,7 @@ impl ControlFile {
             Self::Import => command.arg(clap::Arg::new("record")),
             Self::Flatten => FlattenArgs::augment_args(command),
             Self::Gc => GcArgs::augment_args(command),
+            Self::Verify => VerifyArgs::augment_args(command),
             Self::Scratch => ScratchArgs::augment_args(command),
             Self::XfsUuid => XfsUuidArgs::augment_args(command),
         }
@@ -97,6 +101,7 @@ impl ControlFile {
             }
             Self::Flatten => FlattenArgs::from_arg_matches(matches).map(Command::Flatten),
             Self::Gc => GcArgs::from_arg_matches(matches).map(Command::Gc),
+            Self::Verify => VerifyArgs::from_arg_matches(matches).map(Command::Verify),
             Self::Scratch => ScratchArgs::from_arg_matches(matches).map(Command::Scratch),
             Self::XfsUuid => XfsUuidArgs::from_arg_matches(matches).map(Command::XfsUuid),
         }
@@ -115,6 +120,7 @@ pub enum Command {
     Import(ImportArgs),
     Flatten(FlattenArgs),
     Gc(GcArgs),
+    Verify(VerifyArgs),
     Scratch(ScratchArgs),
     XfsUuid(XfsUuidArgs),
 }
@@ -139,6 +145,7 @@ impl Command {
             Self::Import(_) => ControlFile::Import,
             Self::Flatten(_) => ControlFile::Flatten,
             Self::Gc(_) => ControlFile::Gc,
+            Self::Verify(_) => ControlFile::Verify,
             Self::Scratch(_) => ControlFile::Scratch,
             Self::XfsUuid(_) => ControlFile::XfsUuid,
         }
@@ -156,6 +163,7 @@ impl Command {
             Self::Import(args) => return record_line(&args.record),
             Self::Flatten(args) => words::of_operand(&args.backup),
             Self::Gc(args) => words::of_gc(*args),
+            Self::Verify(args) => words::of_verify(args),
             Self::Scratch(args) => words::of_scratch(args),
             Self::XfsUuid(args) => words::of_xfs_uuid(args),
         };

@@ -5,13 +5,16 @@
 //! with its source (`rbd/-name`); the value of an option that starts with a dash, as `--name=-name`. Quotes do not
 //! help there: they are gone before the words are looked at, as in a shell.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use uuid::Uuid;
 
 use crate::operations::REWRITE_BELOW_PERCENT;
-use crate::types::ByteSize;
+use crate::types::{ByteRate, ByteSize, TimeSpan, Timestamp};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct BackupArgs {
@@ -104,6 +107,10 @@ pub struct RestoreArgs {
     /// Logical volumes that are thin, mirrored, snapshots, or on several physical volumes stay as they are.
     #[arg(long)]
     pub new_xfs_uuid: bool,
+
+    /// Write zeros where the backup is damaged, list these places, and mark the volume
+    #[arg(long, conflicts_with = "from_scratch")]
+    pub skip_damaged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -158,6 +165,64 @@ pub struct GcArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = REWRITE_BELOW_PERCENT,
           value_parser = clap::value_parser!(u64).range(..=100))]
     pub rewrite_below: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct VerifyArgs {
+    /// Backup to verify: its id, 8 or more characters of the id's start, its name, or VOLUME@latest (repeat for
+    /// several)
+    #[arg(value_name = "BACKUP", value_parser = NonEmptyStringValueParser::new(),
+          required_unless_present_any = ["volume", "all", "older_than"])]
+    pub backups: Vec<String>,
+
+    /// Verify all backups of this volume: SOURCE/NAME, NAME or its id
+    #[arg(long, conflicts_with = "all", value_parser = NonEmptyStringValueParser::new())]
+    pub volume: Option<String>,
+
+    /// Verify all backups
+    #[arg(long)]
+    pub all: bool,
+
+    /// Only those that were not verified for so long (30d, 12h), or since then (2026-11-21T10:00:00Z); of all backups,
+    /// unless some are named
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<OlderThan>,
+
+    /// Compare with the snapshot that the backup is of, too, byte by byte; refused when that is gone
+    #[arg(long)]
+    pub against_source: bool,
+
+    /// Read so many bytes a second, as 200MiB, or none for as fast as it goes (default: the rate that the configuration
+    /// gives all verifications together)
+    #[arg(long, value_name = "BYTES")]
+    pub rate: Option<ByteRate>,
+}
+
+/// An age, or a point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OlderThan {
+    Age(TimeSpan),
+    Time(Timestamp),
+}
+
+impl FromStr for OlderThan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(time) = text.parse() {
+            return Ok(Self::Time(time));
+        }
+        text.parse().map(Self::Age).map_err(|error: String| format!("{error}; or a time in ISO 8601"))
+    }
+}
+
+impl fmt::Display for OlderThan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Age(age) => age.fmt(f),
+            Self::Time(time) => time.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]

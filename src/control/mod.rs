@@ -15,7 +15,7 @@ pub use answer::{Accepted, Answer};
 pub use command::{Command, ControlFile, UnwritableWord};
 pub use grammar::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, GcArgs, ImportArgs, NewState, ResetStateArgs,
-    RestoreArgs, ScratchArgs, SetArgs, XfsUuidArgs, property,
+    RestoreArgs, ScratchArgs, SetArgs, VerifyArgs, XfsUuidArgs, property,
 };
 pub use lines::{LINE_BYTES_MAX, LINES_MAX, parse_lines};
 pub use run::{Commands, xfs_uuid_request};

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use super::grammar::OlderThan;
 use super::{
     Accepted, Answer, BackupArgs, Command, ControlFile, DeleteArgs, NewState, ResetStateArgs, RestoreArgs,
-    ScratchArgs, SetArgs, XfsUuidArgs, parse_lines,
+    ScratchArgs, SetArgs, VerifyArgs, XfsUuidArgs, parse_lines,
 };
 use crate::catalog::BackupStatus;
 use crate::contents::PartName;
 use crate::operations::{
     BackupRequest, DeleteAccepted, DeleteRequest, GcRequest, Operations, Requester, RestoreRequest,
-    ScratchRequest, SetRequest, XfsUuidChange, XfsUuidRequest,
+    ScratchRequest, SetRequest, VerifyAccepted, VerifyRequest, XfsUuidChange, XfsUuidRequest,
 };
+use crate::sysio::clock;
 use crate::types::{BackupId, Refusal, RefusalKind};
 use crate::vfs::{Caller, CommandOutcome, CommandRunner};
 
@@ -67,6 +69,7 @@ impl Commands {
             }
             Command::Flatten(args) => operations.check_flatten(requester, &args.backup),
             Command::Gc(_) => operations.check_gc(requester),
+            Command::Verify(args) => operations.check_verify(requester, &verify_request(args)),
             Command::Scratch(args) => operations.check_scratch(requester, &scratch_request(args)),
             Command::XfsUuid(args) => {
                 let request = XfsUuidRequest { dry_run: true, ..xfs_uuid_request(args) };
@@ -120,6 +123,13 @@ impl Commands {
             Command::Gc(args) => {
                 let request = GcRequest { dry_run: args.dry_run, rewrite_below_percent: args.rewrite_below };
                 Ok(Accepted::new().with("job", operations.gc(requester, request)?))
+            }
+            Command::Verify(args) => {
+                let accepted = operations.verify(requester, &verify_request(args))?;
+                let answer = |answer: Accepted, one: &VerifyAccepted| {
+                    answer.with("backup", one.backup).with("job", one.job)
+                };
+                Ok(accepted.iter().fold(Accepted::new(), answer))
             }
             Command::XfsUuid(args) => {
                 Ok(changed(&operations.change_xfs_uuid(requester, &xfs_uuid_request(args))?))
@@ -207,6 +217,7 @@ fn restore_request(args: &RestoreArgs) -> RestoreRequest {
         size_bytes: args.size.map(|size| size.0),
         force: args.force,
         new_xfs_uuid: args.new_xfs_uuid,
+        skip_damaged: args.skip_damaged,
     }
 }
 
@@ -223,6 +234,22 @@ pub fn xfs_uuid_request(args: &XfsUuidArgs) -> XfsUuidRequest {
 
 fn scratch_request(args: &ScratchArgs) -> ScratchRequest {
     ScratchRequest { backup: args.backup.clone(), name: args.name.clone(), keep: args.keep }
+}
+
+fn verify_request(args: &VerifyArgs) -> VerifyRequest {
+    let not_since = args.older_than.map(|older_than| match older_than {
+        OlderThan::Time(time) => time,
+        OlderThan::Age(age) => clock::now().earlier_by(age),
+    });
+    VerifyRequest {
+        backups: args.backups.clone(),
+        volume: args.volume.clone(),
+        // An age alone is asked of all.
+        all: args.all || (args.backups.is_empty() && args.volume.is_none()),
+        not_since,
+        against_source: args.against_source,
+        rate: args.rate,
+    }
 }
 
 fn delete_requests(args: &DeleteArgs) -> Vec<DeleteRequest> {

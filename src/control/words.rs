@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::grammar::{
-    BackupArgs, DeleteArgs, GcArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, XfsUuidArgs,
+    BackupArgs, DeleteArgs, GcArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, VerifyArgs, XfsUuidArgs,
 };
 
 pub(super) fn of_backup(args: &BackupArgs) -> Vec<String> {
@@ -28,6 +28,7 @@ pub(super) fn of_restore(args: &RestoreArgs) -> Vec<String> {
     words.option("--from-scratch", args.from_scratch.as_deref());
     words.flag("--force", args.force);
     words.flag("--new-xfs-uuid", args.new_xfs_uuid);
+    words.flag("--skip-damaged", args.skip_damaged);
     words.finish(args.backup.iter().chain(&args.volume))
 }
 
@@ -51,6 +52,16 @@ pub(super) fn of_gc(args: GcArgs) -> Vec<String> {
     words.flag("--dry-run", args.dry_run);
     words.option("--rewrite-below", Some(&args.rewrite_below.to_string()));
     words.finish([])
+}
+
+pub(super) fn of_verify(args: &VerifyArgs) -> Vec<String> {
+    let mut words = Words::default();
+    words.option("--volume", args.volume.as_deref());
+    words.flag("--all", args.all);
+    words.option("--older-than", args.older_than.map(|age| age.to_string()).as_deref());
+    words.flag("--against-source", args.against_source);
+    words.option("--rate", args.rate.map(|rate| rate.to_string()).as_deref());
+    words.finish(&args.backups)
 }
 
 pub(super) fn of_scratch(args: &ScratchArgs) -> Vec<String> {

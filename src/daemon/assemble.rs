@@ -9,7 +9,7 @@ use crate::catalog::{Project, Quota};
 use crate::format::header::CHUNK_SIZE_DEFAULT;
 use crate::jobs::{EventLog, JobQueue, JobQueueOptions};
 use crate::operations::{
-    DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, VolumeType, WithoutParent,
+    DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, VerifyOptions, VolumeType, WithoutParent,
 };
 use crate::repository::{Location, Repository, RepositoryError, RepositoryOptions};
 use crate::scratch::ScratchImages;
@@ -95,6 +95,11 @@ pub(super) fn operations(
             sample_blocks: config.trust.sample_blocks,
         },
         restore_step_bytes: RESTORE_STEP_BYTES,
+        verify: VerifyOptions {
+            rate: config.verify.rate,
+            parallel: config.verify.parallel,
+            schedule: config.verify.schedule,
+        },
     };
     let scratch = ScratchImages::open(&repository, config.limits.scratch.0)?;
     Ok(Operations::new(repository, Sources::new(sources), Arc::new(jobs), scratch, options))

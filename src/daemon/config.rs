@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::{DaemonError, MountOptions};
 use crate::catalog::Quota;
 use crate::format::codec::Compression;
-use crate::operations::DiffTrust;
-use crate::types::{ByteSize, GIB, MIB, ProjectName, SourceName};
+use crate::operations::{DiffTrust, VerifyOptions};
+use crate::types::{ByteRate, ByteSize, GIB, MIB, ProjectName, SourceName, TimeSpan};
 
 /// The sample is planned in memory.
 const SAMPLE_BLOCKS_MAX: u64 = 65_536;
@@ -28,6 +28,8 @@ pub struct Config {
     pub trust: TrustConfig,
     #[serde(default)]
     pub mount: MountConfig,
+    #[serde(default)]
+    pub verify: VerifyConfig,
     #[serde(default)]
     pub source: BTreeMap<String, SourceConfig>,
     #[serde(default)]
@@ -101,6 +103,24 @@ pub struct MountConfig {
     pub allow_other: bool,
     /// The group that may write commands, by its name or number; by default the daemon's.
     pub control_group: Option<GroupConfig>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerifyConfig {
+    /// Bytes a second that all verifications together read, or `none`.
+    pub rate: ByteRate,
+    /// So many verifications run at once.
+    pub parallel: usize,
+    /// Each backup is verified once in this time: `30d`.
+    pub schedule: Option<TimeSpan>,
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        let VerifyOptions { rate, parallel, schedule } = VerifyOptions::default();
+        Self { rate, parallel, schedule }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -234,6 +254,7 @@ impl Config {
             limits: LimitsConfig::default(),
             trust: TrustConfig::default(),
             mount: MountConfig::default(),
+            verify: VerifyConfig::default(),
             source: BTreeMap::new(),
             volume_type: BTreeMap::new(),
             project: BTreeMap::new(),
@@ -269,6 +290,9 @@ impl Config {
         }
         if self.limits.max_operations == 0 {
             return invalid("limits.max_operations is 0: nothing could ever run".to_owned());
+        }
+        if self.verify.parallel == 0 {
+            return invalid("verify.parallel is 0: nothing could ever be verified".to_owned());
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::{DaemonError, MountOptions, assemble, detach, service};
 use crate::control::Commands;
 use crate::files::{FileTrees, FileTreesOptions};
 use crate::fuse::{self, FuseOptions};
-use crate::operations::Operations;
+use crate::operations::{Operations, VerifySchedule};
 use crate::vfs::{Vfs, VfsParts};
 
 /// Starts a second process of this program, also when its file was replaced by another version.
@@ -33,6 +33,7 @@ pub(super) fn run(options: &MountOptions) -> Result<(), DaemonError> {
     let operations = assemble::operations(&config, repository, &events)?;
     operations.recover();
     let _refresher = Refresher::start(operations.repository(), config.repository.refresh_seconds)?;
+    let _schedule = VerifySchedule::start(&operations);
     let commands = Arc::new(Commands::new(Arc::clone(&operations)));
     let file_trees = FileTrees::new(FileTreesOptions::new(PathBuf::from(OWN_PROGRAM)))
         .map_err(|source| DaemonError::Io { what: "start the thread that keeps readers of files", source })?;

@@ -6,9 +6,11 @@
 
 mod bytes;
 pub mod codec;
+pub mod damage;
 pub mod document;
 mod error;
 pub mod header;
+pub mod image_hash;
 pub mod manifest;
 pub mod pack;
 pub mod record;

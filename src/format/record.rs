@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::FormatError;
+use super::damage::{BackupDamage, DamagedRanges};
 use super::document::{self, DocumentKind};
 use crate::types::{
     BackupId, ManifestId, ProjectName, ScratchId, SnapshotName, SourceName, Timestamp, VolumeId,
@@ -117,6 +118,9 @@ pub struct BackupRecord {
     /// How far the source's word on what had changed was looked into.
     #[serde(default, skip_serializing_if = "DiffCheck::is_none")]
     pub diff_check: DiffCheck,
+    /// What the last verification found wrong; null when that was nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<BackupDamage>,
 }
 
 /// What an incremental backup found of what the source calls unchanged. The next one of the volume goes on from there.
@@ -169,11 +173,37 @@ pub struct RestoreTarget {
     /// The restore was cancelled or has failed: all that is left to do is to remove the new volume.
     #[serde(default)]
     pub is_abandoned: bool,
+    /// Zeros are written where the backup cannot be read.
+    #[serde(default)]
+    pub skip_damaged: bool,
+    /// Where that was done, below `durable_bytes`.
+    #[serde(default)]
+    pub skipped: DamagedRanges,
 }
 
 impl BackupRecord {
     pub fn is_incremental(&self) -> bool {
         self.parent_id.is_some()
+    }
+
+    /// Can its whole image be read, as far as is known?
+    pub fn is_whole(&self) -> bool {
+        self.status.is_readable() && self.damage.is_none()
+    }
+
+    /// Is there an image of it to look into? It may be damaged in places, which are then errors.
+    pub fn has_image(&self) -> bool {
+        self.status.is_readable() || self.is_damaged()
+    }
+
+    /// Is it an error because it is damaged, and for no other reason?
+    pub fn is_damaged(&self) -> bool {
+        self.status == BackupStatus::Error && self.damage.is_some() && self.manifest.is_some()
+    }
+
+    /// What it is when nothing is being done with it any more.
+    pub fn status_at_rest(&self) -> BackupStatus {
+        if self.damage.is_some() { BackupStatus::Error } else { BackupStatus::Available }
     }
 
     /// Did it fail before it had any data? Then it needs no parent, and counts in no quota.

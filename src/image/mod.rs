@@ -4,6 +4,7 @@
 //! cache. A read then costs a lookup in such a list, however long the chain is.
 
 mod resolve;
+mod salvage;
 mod uses;
 
 use std::io;
@@ -17,6 +18,7 @@ use crate::objects::ObjectStore;
 use crate::store::{ChunkStore, LoadingCache, ManifestReader, PageCache, StoreError};
 use crate::sysio::device::{self, ReadAt};
 use crate::types::{ByteRange, ManifestId};
+pub use salvage::{Part, Salvage};
 use uses::{ManifestUse, ManifestUses};
 
 /// A region is resolved at once: large enough that the walk down the chain is shared by many reads, small enough
@@ -35,12 +37,22 @@ pub struct ImageCaches {
 
 impl ImageCaches {
     pub fn new(bytes_max: u64) -> Arc<Self> {
+        Self::with_uses(bytes_max, Arc::default())
+    }
+
+    fn with_uses(bytes_max: u64, uses: Arc<ManifestUses>) -> Arc<Self> {
         let weigh = |segments: &Segments| (segments.len() * size_of::<ManifestExtent>()) as u64;
         Arc::new(Self {
             pages: Arc::new(PageCache::new(bytes_max / 2)),
             regions: LoadingCache::new(bytes_max / 2, weigh),
-            uses: Arc::default(),
+            uses,
         })
+    }
+
+    /// Returns caches of one's own, for whoever has to see what the repository has now. The manifests that are in use
+    /// are known to both.
+    pub fn apart(&self, bytes_max: u64) -> Arc<Self> {
+        Self::with_uses(bytes_max, Arc::clone(&self.uses))
     }
 
     /// Runs `action` when no open image reads any of these manifests: at once, or when the last one is closed.

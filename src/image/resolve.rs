@@ -42,12 +42,12 @@ pub(super) fn resolve(
 }
 
 /// What can be said of a region.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Readable {
     /// Ascending, without overlaps.
     pub segments: Vec<ManifestExtent>,
-    /// What no manifest tells any more: the rest of the region. Not in order.
-    pub lost: Vec<ByteRange>,
+    /// What no manifest tells any more: the rest of the region, ascending.
+    pub lost: Vec<(ByteRange, Arc<StoreError>)>,
 }
 
 /// Resolves a region as far as its manifests can be read. `layers` are newest first.
@@ -62,11 +62,17 @@ pub fn resolve_what_is_there(layers: &[ManifestReader], region: ByteRange) -> Re
         let mut lower = overlay.begin_layer();
         layer.visit_what_is_there(hull, |visited| match visited {
             Visited::Extent(extent) => lower.lay(extent),
-            Visited::Lost { range, .. } => lower.cover(range, |_, covered| lost.push(covered)),
+            Visited::Lost { range, error } => {
+                lower.cover(range, |_, covered| lost.push((covered, Arc::clone(&error))));
+            }
         });
         lower.finish();
     }
-    lost.append(&mut overlay.open);
+    if let Some(oldest) = layers.last() {
+        let gap = |range| (range, Arc::new(StoreError::ManifestGap { id: oldest.id(), range }));
+        lost.extend(std::mem::take(&mut overlay.open).into_iter().map(gap));
+    }
+    lost.sort_by_key(|(range, _)| range.start());
     Readable { segments: overlay.into_segments(), lost }
 }
 

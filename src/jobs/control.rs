@@ -50,6 +50,7 @@ struct Shared {
     /// 0: go on; otherwise a `Stop`.
     stop: AtomicU8,
     result: Mutex<Option<serde_json::Value>>,
+    warning: Mutex<Option<String>>,
     running: OnceLock<Running>,
 }
 
@@ -82,6 +83,15 @@ impl JobControl {
         if let Some(running) = self.shared.running.get() {
             running.sample(Instant::now(), done);
         }
+    }
+
+    /// Says in a sentence what whoever looks at the job has to know though it ends well. The last one stands.
+    pub fn warn(&self, sentence: String) {
+        *self.shared.warning.lock().unwrap_or_else(PoisonError::into_inner) = Some(sentence);
+    }
+
+    pub(super) fn warning(&self) -> Option<String> {
+        self.shared.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says whether to go on. To be asked often: a job that does not ask cannot be stopped.

@@ -75,6 +75,12 @@ impl JobQueue {
         Self { shared, _ticking: Some(ticking) }
     }
 
+    /// Sets how many unhurried jobs may run at once, in the place of one.
+    pub fn allow_unhurried(&self, running_max: usize) {
+        self.shared.lock().allow_unhurried(running_max);
+        Shared::start_next(&self.shared);
+    }
+
     /// Queues a job; it starts as soon as its slot allows. Its number is durable when this returns.
     ///
     /// Work that is stopped while it is queued is dropped unrun, before the job counts as ended: what must be

@@ -88,6 +88,9 @@ pub struct JobReport {
     /// What the job found or did, where its end alone does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<serde_json::Value>,
+    /// What has to be known though the job went well: what a restore had to leave out.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 impl JobReport {
@@ -108,6 +111,7 @@ impl JobReport {
             ended_at: None,
             error: None,
             result: None,
+            warning: None,
         }
     }
 }
@@ -143,11 +147,12 @@ mod tests {
             ended_at: None,
             error: Some(Refusal::new(RefusalKind::Failed, "no more space")),
             result: None,
+            warning: None,
         };
         let expected = concat!(
             r#"{"id":12,"kind":"backup","state":"failed","backup":null,"volume":"rbd/v","project":"default","#,
             r#""bytes_done":1,"bytes_total":2,"bytes_per_second":3,"queued_at":"1970-01-01T00:00:00.000000Z","#,
-            r#""started_at":null,"ended_at":null,"error":"Failed: no more space"}"#,
+            r#""started_at":null,"ended_at":null,"error":"Failed: no more space","warning":null}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
         assert_eq!(serde_json::from_str::<JobReport>(expected).unwrap(), report);

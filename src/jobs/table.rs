@@ -22,6 +22,9 @@ pub enum Slot {
     Operation,
     /// Does not wait for operations: for jobs that are short or that nobody should queue behind a backup.
     Free,
+    /// In a line of their own, one at a time unless more are [allowed](super::JobQueue::allow_unhurried): for long jobs
+    /// that nobody waits for.
+    Unhurried,
 }
 
 /// Free jobs have a line of their own, so that a thousand deletes are not a thousand threads.
@@ -36,6 +39,7 @@ pub(super) struct Table {
     jobs: BTreeMap<JobId, Job>,
     operations: Lane,
     free: Lane,
+    unhurried: Lane,
     /// Unfinished jobs of the daemon before this one that nobody has taken up again yet.
     left: BTreeSet<JobId>,
     /// In the order of their ends.
@@ -79,6 +83,7 @@ impl Table {
         Self {
             operations: lane(options.operations_max.max(1)),
             free: lane(FREE_RUNNING_MAX),
+            unhurried: lane(1),
             options,
             last_id: JobId(0),
             jobs: BTreeMap::new(),
@@ -111,6 +116,11 @@ impl Table {
         }
         self.jobs.insert(id, Job { ended, ..Job::new(report, Slot::Free, None) });
         self.forget_old(now);
+    }
+
+    /// Sets how many unhurried jobs may run at once; at least one.
+    pub(super) fn allow_unhurried(&mut self, running_max: usize) {
+        self.unhurried.running_max = running_max.max(1);
     }
 
     pub(super) fn restore_last_id(&mut self, id: JobId) {
@@ -171,7 +181,7 @@ impl Table {
     pub(super) fn take_startable(&mut self) -> Vec<Start> {
         let now = Instant::now();
         let mut starts = Vec::new();
-        for lane in [&mut self.operations, &mut self.free] {
+        for lane in [&mut self.operations, &mut self.free, &mut self.unhurried] {
             while lane.running < lane.running_max {
                 let Some(id) = lane.waiting.pop_first() else { break };
                 let Some(job) = self.jobs.get_mut(&id) else { continue };
@@ -275,7 +285,7 @@ impl Table {
     }
 
     pub(super) fn running(&self) -> usize {
-        self.operations.running + self.free.running
+        self.operations.running + self.free.running + self.unhurried.running
     }
 
     /// How many are queued or running. Those that were left are neither.
@@ -318,6 +328,7 @@ impl Table {
         match slot {
             Slot::Operation => &mut self.operations,
             Slot::Free => &mut self.free,
+            Slot::Unhurried => &mut self.unhurried,
         }
     }
 }
@@ -344,6 +355,7 @@ impl Job {
             report.bytes_total = self.control.bytes_total();
             report.bytes_per_second = self.control.recent_bytes_per_second(now);
             report.result = self.control.result();
+            report.warning = self.control.warning();
         }
         report
     }

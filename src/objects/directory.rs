@@ -337,6 +337,15 @@ impl ObjectStore for DirectoryStore {
             .map_err(|error| failed(name, PathError::new("look at", &path, error)))
     }
 
+    fn forget_kept(&self, name: ObjectName) {
+        // By its name: a file that is kept open may be of an object that is gone.
+        self.open_files().by_name.pop(&name);
+        if let Ok(file) = self.file(name) {
+            // Nothing depends on it: without it a page in memory hides what the disk has lost.
+            let _ = rustix::fs::fadvise(&*file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
+
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError> {
         let mut entries = Vec::new();
         self.list_folder(&self.root.join(kind.folder()), kind, &mut entries)

@@ -50,6 +50,9 @@ pub trait ObjectStore: Send + Sync {
     /// Returns the object's length in bytes; `Missing` when there is none.
     fn length(&self, name: ObjectName) -> Result<u64, ObjectError>;
 
+    /// Lets go of what is kept of an object in memory, so that the next reads come from where it is stored. A hint.
+    fn forget_kept(&self, _name: ObjectName) {}
+
     /// Lists the objects of a kind in any order. What is not named as an object is passed over.
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError>;
 

@@ -1,6 +1,6 @@
 //! What a backup leaves behind: its record when it ends badly, and the snapshots at the source.
 //!
-//! The snapshot of a volume's newest available backup stays, as the base of the next incremental, and so do those
+//! The snapshot of a volume's newest whole backup stays, as the base of the next incremental, and so do those
 //! of backups that are being made. Every other snapshot of ours goes; others' are never touched.
 
 use std::collections::HashSet;
@@ -145,10 +145,15 @@ impl Operations {
         needed.extend(parents.filter_map(|parent| Some(parent.snapshot.as_ref()?.name.clone())));
         if source.tracks_changes() {
             let mut projects = HashSet::new();
-            // Newest first: the first one of each project is the parent of the project's next incremental.
-            for record in records.iter().rev().filter(|record| record.status.is_readable()) {
-                if projects.insert((&record.project, &record.volume_id)) {
+            // Newest first: the first whole one of each project is the parent of the project's next incremental. Of one
+            // that is damaged and newer, the snapshot may be all that has its data.
+            for record in records.iter().rev().filter(|record| record.has_image()) {
+                let volume = (&record.project, &record.volume_id);
+                if !projects.contains(&volume) {
                     needed.extend(record.snapshot.iter().map(|snapshot| snapshot.name.clone()));
+                }
+                if record.is_whole() {
+                    projects.insert(volume);
                 }
             }
         }

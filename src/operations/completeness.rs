@@ -23,7 +23,9 @@ impl Operations {
         let image = opened.map_err(|error| missing(Refusal::from(error).sentence))?;
         match self.first_missing(&image) {
             Ok(None) => Ok(image),
-            Ok(Some((range, id))) => Err(missing(format!("chunk {id}, for {range}, is in no pack"))),
+            Ok(Some((range, id))) => {
+                Err(missing(format!("chunk {id}, for {range}, is in no pack that is whole")))
+            }
             Err(refusal) => Err(missing(refusal.sentence)),
         }
     }
@@ -44,7 +46,7 @@ impl Operations {
                     }
                 })?;
                 for (range, id) in chunks.drain(..) {
-                    if last != Some(id) && !store.contains(id)? {
+                    if last != Some(id) && !store.is_there(id)? {
                         return Ok(Some((range, id)));
                     }
                     last = Some(id);

@@ -150,7 +150,7 @@ impl Operations {
             BackupStatus::Deleting => {
                 (BackupStatus::ErrorDeleting, Some("its delete was cut off and then cancelled".to_owned()))
             }
-            BackupStatus::Restoring => (BackupStatus::Available, None),
+            BackupStatus::Restoring => (record.status_at_rest(), record.fail_reason.clone()),
             status => (status, record.fail_reason.clone()),
         };
         let operations = Arc::clone(self);
@@ -191,7 +191,7 @@ impl Operations {
 
     /// Stops what is being done with a backup and waits until it has ended.
     pub(super) fn stop_jobs_of(&self, id: BackupId) {
-        for job in self.unfinished_jobs_of(id, &["backup", "restore", "flatten"]) {
+        for job in self.unfinished_jobs_of(id, &["backup", "restore", "flatten", "verify"]) {
             // It may have ended in between.
             let _ = self.jobs.cancel(job);
             let _ = self.jobs.wait(job);

@@ -117,7 +117,7 @@ impl Operations {
     fn publish_flat(&self, before: &BackupRecord, manifest: &ManifestReference) -> Result<(), Refusal> {
         self.repository.catalog().try_update(before.id, |record| {
             // It may be being restored by now: that reads the same bytes.
-            if !record.status.is_readable() || !record.is_incremental() {
+            if !record.has_image() || !record.is_incremental() {
                 check_flattenable(record)?;
             }
             let old = record.manifest.replace(manifest.clone());

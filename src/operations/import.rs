@@ -113,6 +113,7 @@ impl Operations {
             // Nobody here has verified it.
             image_sha256: None,
             last_verified_at: None,
+            damage: None,
             allocated_bytes,
             // What is removed here is never what a text from outside names.
             retired_manifests: Vec::new(),

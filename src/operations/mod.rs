@@ -23,6 +23,7 @@ mod scratch;
 mod select;
 mod set;
 mod stored;
+mod verify;
 mod xfs_uuid;
 mod zeros;
 
@@ -44,10 +45,11 @@ pub use restore::{RestoreAccepted, RestoreRequest};
 pub use scratch::{ScratchAccepted, ScratchRequest};
 pub use select::VolumeSelection;
 pub use set::SetRequest;
+pub use verify::{VerifyAccepted, VerifyOptions, VerifyRequest, VerifySchedule};
 pub use xfs_uuid::{XfsUuidChange, XfsUuidRequest, change_xfs_uuid_of_file, is_path};
 
 use crate::catalog::Project;
-use crate::jobs::{Budget, JobQueue};
+use crate::jobs::{Budget, JobQueue, Pace};
 use crate::repository::Repository;
 use crate::scratch::ScratchImages;
 use crate::source::Sources;
@@ -78,6 +80,7 @@ pub struct OperationsOptions {
     pub diff_trust: DiffTrust,
     /// A restore makes its progress durable every so many bytes of data.
     pub restore_step_bytes: u64,
+    pub verify: VerifyOptions,
 }
 
 /// A step that costs little beside what is written in it, and not much to write again.
@@ -91,6 +94,8 @@ pub struct Operations {
     options: OperationsOptions,
     /// Shared by all jobs: bytes that are being read, compressed or written.
     budget: Budget,
+    /// Shared by all verifications that have no rate of their own.
+    verify_pace: Pace,
     /// Held from the check of a quota until what was checked is in the catalog.
     accepting: Mutex<()>,
     /// Held from the count of a project's volumes until what was counted for is in `targets`. Taken before `accepting`.
@@ -112,6 +117,8 @@ impl Operations {
     ) -> Arc<Self> {
         crate::metrics::register("operations", metrics::write);
         let budget = Budget::new(options.memory_bytes);
+        let verify_pace = Pace::new(options.verify.rate.limit());
+        jobs.allow_unhurried(options.verify.parallel);
         Arc::new(Self {
             repository,
             sources,
@@ -119,6 +126,7 @@ impl Operations {
             scratch,
             options,
             budget,
+            verify_pace,
             accepting: Mutex::new(()),
             counting_volumes: Mutex::new(()),
             targets: Mutex::default(),

@@ -49,6 +49,7 @@ impl Operations {
         for record in self.dependents_first(deleting) {
             self.finish_delete(&record);
         }
+        self.resume_verifications();
         let (running, ended) = crossbeam_channel::bounded(0);
         *self.recovering.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         let operations = Arc::clone(self);
@@ -91,7 +92,7 @@ impl Operations {
         let Some(id) = id else { return false };
         let record = self.repository.catalog().get(id);
         match &*job.kind {
-            "backup" => record.is_some_and(|record| record.status.is_readable()),
+            "backup" => record.is_some_and(|record| record.has_image()),
             "delete" => record.is_none(),
             "flatten" => record.is_some_and(|record| !record.is_incremental()),
             _ => false,

@@ -112,7 +112,7 @@ impl Operations {
 }
 
 fn check_readable(record: &BackupRecord) -> Result<(), Refusal> {
-    if record.status.is_readable() {
+    if record.has_image() {
         return Ok(());
     }
     let sentence =

@@ -48,6 +48,7 @@ impl Operations {
         let record = self.select_backup(requester, backup)?;
         check_resettable(&record)?;
         if status == BackupStatus::Available {
+            check_not_damaged(&record)?;
             self.check_data_is_there(&record)?;
         }
         Ok(())
@@ -69,13 +70,19 @@ impl Operations {
         let record = self.record(id)?;
         check_resettable(&record)?;
         if status == BackupStatus::Available {
+            check_not_damaged(&record)?;
             self.check_data_is_there(&record)?;
         }
         self.repository.catalog().try_update(id, |record| {
             check_resettable(record)?;
+            if status == BackupStatus::Available {
+                check_not_damaged(record)?;
+            }
             record.status = status;
-            record.fail_reason =
-                (status == BackupStatus::Error).then(|| "it was set to error by reset-state".to_owned());
+            if record.damage.is_none() {
+                record.fail_reason =
+                    (status == BackupStatus::Error).then(|| "it was set to error by reset-state".to_owned());
+            }
             Ok::<_, Refusal>(())
         })?;
         Ok(id)
@@ -107,6 +114,17 @@ fn apply(request: &SetRequest, record: &mut BackupRecord) -> Result<(), Refusal>
         record.protected = protected;
     }
     check_texts(record.name.as_deref(), record.description.as_deref(), &record.properties)
+}
+
+/// Only a verification says that damage is no more.
+fn check_not_damaged(record: &BackupRecord) -> Result<(), Refusal> {
+    let Some(damage) = &record.damage else { return Ok(()) };
+    let id = record.id;
+    let sentence = format!(
+        "backup {id} is damaged: {} could not be read on {}; `amberfs backup verify {id}` makes it available when all of it is right again",
+        damage.ranges, damage.found_at
+    );
+    Err(Refusal::new(RefusalKind::InvalidState, sentence))
 }
 
 fn check_resettable(record: &BackupRecord) -> Result<(), Refusal> {

@@ -339,6 +339,21 @@ impl Repository {
         drop(dropped);
     }
 
+    /// Opens the image of a backup with caches of its own: what is read of its manifests is what the repository has now.
+    pub fn open_image_apart(&self, id: BackupId, cache_bytes: u64) -> Result<Image, RepositoryError> {
+        loop {
+            let chain = self.catalog.chain(id)?;
+            for manifest in &chain {
+                self.objects().forget_kept(ObjectName::Manifest(manifest.id));
+            }
+            let opened = Image::open(Arc::clone(&self.store), self.caches.apart(cache_bytes), &chain);
+            // As in `image`: one of the chain may just have been flattened.
+            if opened.is_ok() || self.catalog.chain(id)? == chain {
+                return Ok(opened?);
+            }
+        }
+    }
+
     /// Opens the image of a chain of manifests, newest first.
     pub fn open_image(&self, chain: &[ManifestReference]) -> Result<Image, RepositoryError> {
         Ok(Image::open(Arc::clone(&self.store), Arc::clone(&self.caches), chain)?)

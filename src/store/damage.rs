@@ -114,6 +114,11 @@ impl DamageLog {
         self.known().packs.contains_key(&pack)
     }
 
+    /// Is just this known to be damaged?
+    pub(super) fn has(&self, pack: PackId, chunk: Option<ChunkId>) -> bool {
+        self.known().packs.get(&pack).is_some_and(|places| places.contains_key(&chunk))
+    }
+
     /// Returns everything that is known, in the order of the packs.
     pub(super) fn all(&self) -> Vec<KnownDamage> {
         let known = self.known();

@@ -1,5 +1,7 @@
 //! What can go wrong with chunks and manifests. Missing, damaged and failing are different variants.
 
+use rustix::io::Errno;
+
 use crate::format::FormatError;
 use crate::index::IndexError;
 use crate::objects::{ObjectError, ObjectName};
@@ -45,4 +47,30 @@ pub enum StoreError {
     /// Writing was given up after an error that was reported before.
     #[error("writing stopped after an earlier error")]
     Stopped,
+}
+
+impl StoreError {
+    /// Is it what is stored that is not right? Otherwise this machine, or the way to the repository, fails, and nothing is
+    /// said of what is stored.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::ChunkMissing { .. }
+            | Self::ChunkCorrupt { .. }
+            | Self::PackDamaged { .. }
+            | Self::ManifestCorrupt { .. }
+            | Self::ManifestGap { .. }
+            | Self::Format { .. } => true,
+            Self::Object(ObjectError::Io { source, .. }) => is_of_the_medium(&source.source),
+            Self::Object(ObjectError::Folder { .. }) => false,
+            Self::Object(_) => true,
+            Self::Index(_) | Self::Stopped => false,
+        }
+    }
+}
+
+/// What a disk or a file system says of a place that it cannot give back.
+fn is_of_the_medium(error: &std::io::Error) -> bool {
+    const OF_THE_MEDIUM: [Errno; 5] =
+        [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA, Errno::REMOTEIO];
+    Errno::from_io_error(error).is_some_and(|errno| OF_THE_MEDIUM.contains(&errno))
 }

@@ -179,6 +179,12 @@ impl ManifestReader {
         Ok(())
     }
 
+    /// Reads what an image does not need, and the repository does: the first bytes, and the record.
+    pub fn check_ends(&self) -> Result<(), StoreError> {
+        self.check_head()?;
+        self.about().map(drop)
+    }
+
     fn page(&self, reference: &PageReference, level: Level) -> Result<Page, Arc<StoreError>> {
         self.cache.pages.get_or_load((self.id, reference.position), || {
             let length = u64::from(reference.length);

@@ -31,7 +31,7 @@ pub use buffer::PooledBytes;
 pub use cache::{CacheStats, LoadingCache};
 pub use damage::{FoundDamage, KnownDamage, remember_damage};
 pub use error::StoreError;
-pub use examine::Examined;
+pub use examine::{Examination, Examined};
 pub use garbage::{GarbageError, GarbageOptions, GarbageReport, Judgement};
 pub use manifest_reader::{ManifestReader, PageCache, Visited};
 pub use manifest_writer::ManifestWriter;

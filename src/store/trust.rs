@@ -53,10 +53,23 @@ impl ChunkStore {
     }
 
     fn is_trusted(&self, pack: PackId) -> bool {
+        !self.trust.is_damaged(pack) && self.was_looked_at(pack)
+    }
+
+    /// Says whether a chunk is there as far as can be told without reading it: in a pack that is whole, and not known
+    /// to be damaged itself.
+    pub fn is_there(&self, id: ChunkId) -> Result<bool, StoreError> {
+        let places = self.index.places(id)?;
+        Ok(places.into_iter().any(|place| {
+            !self.trust.damage.has(place.pack, Some(id))
+                && !self.trust.damage.has(place.pack, None)
+                && self.was_looked_at(place.pack)
+        }))
+    }
+
+    /// Looks at a pack, unless that was done since the round began.
+    fn was_looked_at(&self, pack: PackId) -> bool {
         let round = self.trust.round.load(Ordering::Relaxed);
-        if self.trust.is_damaged(pack) {
-            return false;
-        }
         if self.trust.looked_at().get(&pack) == Some(&round) {
             return true;
         }
@@ -73,7 +86,7 @@ impl ChunkStore {
     }
 
     /// Is the pack there, as long as it was, and does its footer list its chunks?
-    fn look_at(&self, pack: PackId) -> Result<(), StoreError> {
+    pub(super) fn look_at(&self, pack: PackId) -> Result<(), StoreError> {
         let name = ObjectName::Pack(pack);
         // By its name: a descriptor that was kept reads a removed object, too.
         let length = self.objects.length(name)?;

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::TimeSpan;
+
 /// A point in time, to the microsecond; so precise that it survives being written and read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -24,6 +26,13 @@ impl Timestamp {
     pub fn to_system_time(self) -> SystemTime {
         let micros = Duration::from_micros(self.0.unsigned_abs());
         if self.0 < 0 { UNIX_EPOCH - micros } else { UNIX_EPOCH + micros }
+    }
+
+    /// Returns the point in time that lies so long before this one.
+    pub fn earlier_by(self, span: TimeSpan) -> Self {
+        Self(
+            self.0.saturating_sub_unsigned(u64::try_from(span.to_duration().as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 
     pub const fn from_micros(micros: i64) -> Self {

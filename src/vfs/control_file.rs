@@ -16,7 +16,7 @@ use super::VfsError;
 use crate::types::RefusalKind;
 
 /// The control files there are, sorted.
-pub const CONTROL_FILES: [&str; 11] = [
+pub const CONTROL_FILES: [&str; 12] = [
     "backup",
     "cancel",
     "delete",
@@ -27,6 +27,7 @@ pub const CONTROL_FILES: [&str; 11] = [
     "restore",
     "scratch",
     "set",
+    "verify",
     "xfs-uuid",
 ];
 

@@ -442,7 +442,7 @@ impl Vfs {
     /// Returns the record of a backup whose image is in the tree, or still open somewhere.
     fn image_record(&self, id: BackupId) -> Result<Arc<BackupRecord>, VfsError> {
         match self.record(id) {
-            Ok(record) if record.status.is_readable() => Ok(record),
+            Ok(record) if record.has_image() => Ok(record),
             _ => self.handles.image(id).map(|open| Arc::clone(&open.record)).ok_or(VfsError::NotFound),
         }
     }

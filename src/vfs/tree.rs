@@ -175,11 +175,11 @@ impl Vfs {
 
     /// What every backup has is found without a look into its disk.
     fn backup_child(&self, viewer: &Viewer, id: BackupId, name: &str) -> Result<Option<Node>, VfsError> {
-        let is_readable = self.record(id)?.status.is_readable();
+        let has_image = self.record(id)?.has_image();
         Ok(match name {
             "info.json" => Some(Node::Info(id)),
             "record" => Some(Node::Record(id)),
-            _ if !is_readable => None,
+            _ if !has_image => None,
             "image" => Some(Node::Image(id)),
             _ => named(&self.inside_of_backup(id, self.sees_as_root(viewer)), name),
         })
@@ -187,10 +187,10 @@ impl Vfs {
 
     fn backup_children(&self, viewer: &Viewer, id: BackupId) -> Result<Vec<(&'static str, Node)>, VfsError> {
         let mut children = Vec::new();
-        let is_readable = self.record(id)?.status.is_readable();
-        children.extend(is_readable.then_some(("image", Node::Image(id))));
+        let has_image = self.record(id)?.has_image();
+        children.extend(has_image.then_some(("image", Node::Image(id))));
         children.extend([("info.json", Node::Info(id)), ("record", Node::Record(id))]);
-        if is_readable {
+        if has_image {
             children.extend(self.inside_of_backup(id, self.sees_as_root(viewer)));
         }
         Ok(children)
@@ -244,7 +244,7 @@ pub(super) fn link_target(id: BackupId) -> String {
 
 /// Returns the links in a volume's folder to these of its backups, of which the oldest data are the first.
 fn volume_links(backups: Vec<Arc<BackupRecord>>) -> Vec<(String, Node)> {
-    let latest = backups.iter().rfind(|record| record.status.is_readable());
+    let latest = backups.iter().rfind(|record| record.is_whole());
     let latest = latest.map(|record| (LATEST.to_owned(), Node::LatestLink(record.id)));
     let links = link_names(backups).into_iter().map(|(name, id)| (name, Node::BackupLink(id)));
     links.chain(latest).collect()

@@ -9,7 +9,7 @@ use amberfs::format::codec::Compression;
 use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
     BackupRequest, DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
-    WithoutParent,
+    VerifyOptions, WithoutParent,
 };
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::{Source, Sources};
@@ -66,6 +66,7 @@ impl Engine {
             memory_bytes: 256 << 20,
             diff_trust: DiffTrust::default(),
             restore_step_bytes: RESTORE_STEP_BYTES,
+            verify: VerifyOptions::default(),
         };
         change(&mut options);
         let scratch = amberfs::scratch::ScratchImages::open(&opened, 1 << 30).unwrap();

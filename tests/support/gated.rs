@@ -1,7 +1,7 @@
 //! A directory source whose reads and writes can be held up, or made to fail, and are counted.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use amberfs::source::dir::DirSource;
@@ -88,6 +88,8 @@ pub struct Gates {
     /// Of snapshots, and of volumes that are open for writing.
     pub bytes_read: AtomicU64,
     pub bytes_written: AtomicU64,
+    /// Does the source say that it knows what has changed? Then snapshots are kept.
+    pub keeps_snapshots: AtomicBool,
 }
 
 pub struct GatedSource {
@@ -118,6 +120,10 @@ impl Source for GatedSource {
 
     fn kind(&self) -> &'static str {
         self.inner.kind()
+    }
+
+    fn tracks_changes(&self) -> bool {
+        self.gates.keeps_snapshots.load(Ordering::Relaxed)
     }
 
     fn list(&self) -> Result<Vec<VolumeName>, SourceError> {

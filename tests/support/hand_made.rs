@@ -176,6 +176,7 @@ impl HandMade {
             protected: false,
             retired_manifests: Vec::new(),
             diff_check: DiffCheck::default(),
+            damage: None,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod bytes;
 pub mod ceph;
 pub mod checked;
 pub mod daemon;
+pub mod damaged_pack;
 pub mod engine;
 pub mod faultfs;
 pub mod file_system;

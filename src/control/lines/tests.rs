@@ -7,9 +7,9 @@ use proptest::prelude::{
 use super::*;
 use crate::control::{
     BackupArgs, CancelArgs, DeleteArgs, FlattenArgs, NewState, ResetStateArgs, RestoreArgs, ScratchArgs,
-    SetArgs, UnwritableWord, XfsUuidArgs,
+    SetArgs, UnwritableWord, VerifyArgs, XfsUuidArgs,
 };
-use crate::types::ByteSize;
+use crate::types::{ByteRate, ByteSize};
 
 fn refused(file: ControlFile, bytes: &[u8]) -> String {
     let refusal = parse_lines(file, bytes).unwrap_err();
@@ -182,12 +182,19 @@ fn restore_args() -> impl Strategy<Value = RestoreArgs> {
     // What is restored is one or the other; the second operand is the volume only behind the first.
     let what = (operand(), any::<bool>());
     let target = prop_oneof![fresh.boxed(), existing.boxed(), second.boxed()];
-    (what, target, size, any::<bool>(), any::<bool>()).prop_map(
-        |((what, is_scratch), (to, name, source, volume_type, volume), size, force, new_xfs_uuid)| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (what, target, size, flags).prop_map(
+        |(
+            (what, is_scratch),
+            (to, name, source, volume_type, volume),
+            size,
+            (force, new_xfs_uuid, skips),
+        )| {
             RestoreArgs {
                 backup: (!is_scratch || volume.is_some()).then(|| what.clone()),
                 from_scratch: (is_scratch && volume.is_none()).then_some(what),
                 new_xfs_uuid,
+                skip_damaged: skips && (!is_scratch || volume.is_some()),
                 volume,
                 to,
                 name,
@@ -196,6 +203,22 @@ fn restore_args() -> impl Strategy<Value = RestoreArgs> {
                 size,
                 force,
             }
+        },
+    )
+}
+
+fn verify_args() -> impl Strategy<Value = VerifyArgs> {
+    let backups = proptest::collection::vec(operand(), 1..4);
+    let age = (1..1_000_000_u64).prop_map(|seconds| format!("{seconds}s").parse().unwrap());
+    let rate = proptest::option::of(any::<u64>().prop_map(ByteRate::per_second));
+    (backups, optional(), any::<bool>(), proptest::option::of(age), any::<bool>(), rate).prop_map(
+        |(backups, volume, all, older_than, against_source, rate)| VerifyArgs {
+            backups,
+            all: all && volume.is_none(),
+            volume,
+            older_than,
+            against_source,
+            rate,
         },
     )
 }
@@ -234,6 +257,7 @@ proptest! {
             restore_args().prop_map(Command::Restore).boxed(),
             operand().prop_map(|job| Command::Cancel(CancelArgs { job })).boxed(),
             delete_args().prop_map(Command::Delete).boxed(),
+            verify_args().prop_map(Command::Verify).boxed(),
             set_args().prop_map(Command::Set).boxed(),
             operand().prop_map(|backup| Command::Flatten(FlattenArgs { backup })).boxed(),
             (operand(), optional(), any::<bool>())

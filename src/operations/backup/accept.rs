@@ -98,6 +98,7 @@ impl Operations {
             protected: request.protect,
             retired_manifests: Vec::new(),
             diff_check: DiffCheck::default(),
+            damage: None,
         })?;
         Ok(())
     }
@@ -214,7 +215,7 @@ impl Operations {
     fn parent_of(&self, record: &BackupRecord, data_timestamp: Timestamp) -> Option<BackupId> {
         let candidates = self.repository.catalog().of_volume_id(&record.source, &record.volume_id);
         let parent = candidates.into_iter().rfind(|candidate| {
-            candidate.status.is_readable()
+            candidate.is_whole()
                 && candidate.project == record.project
                 && candidate.data_timestamp < data_timestamp
                 && self.can_be_leaned_on(candidate.id)

@@ -8,7 +8,7 @@ use super::super::{Operations, Requester, VolumeType};
 use super::run::{Beginning, RestoreJob};
 use super::target::Target;
 use super::{RestoreAccepted, RestoreRequest};
-use crate::catalog::{BackupRecord, BackupStatus, Project, RestoreTarget};
+use crate::catalog::{BackupRecord, BackupStatus, DamagedRanges, Project, RestoreTarget};
 use crate::jobs::{JobControl, JobId, JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
@@ -59,7 +59,7 @@ impl Operations {
         let id = record.id;
         let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         self.repository.catalog().try_update(id, |record| {
-            check_restorable(record)?;
+            check_restorable(record, request)?;
             record.status = BackupStatus::Restoring;
             record.restore_target = Some(target.stored.clone());
             Ok::<_, Refusal>(())
@@ -110,7 +110,7 @@ impl Operations {
                 self.select_backup(requester, &image.about().backup.to_string())?
             }
         };
-        check_restorable(&record)?;
+        check_restorable(&record, request)?;
         Ok(record)
     }
 
@@ -192,6 +192,8 @@ impl Operations {
             scratch: None,
             new_xfs_uuid: None,
             is_abandoned: false,
+            skip_damaged: request.skip_damaged,
+            skipped: DamagedRanges::default(),
         };
         Ok(Target { source, stored })
     }
@@ -244,6 +246,8 @@ impl Operations {
             scratch: None,
             new_xfs_uuid: None,
             is_abandoned: false,
+            skip_damaged: request.skip_damaged,
+            skipped: DamagedRanges::default(),
         };
         Ok(Target { source: Arc::clone(source), stored })
     }
@@ -356,9 +360,18 @@ fn new_size(request: &RestoreRequest, record: &BackupRecord) -> Result<u64, Refu
     Ok(wanted)
 }
 
-fn check_restorable(record: &BackupRecord) -> Result<(), Refusal> {
-    if record.status == BackupStatus::Available {
+/// Of a damaged backup what is left is restored when that is asked for; a scratch image over it may have the rest.
+fn check_restorable(record: &BackupRecord, request: &RestoreRequest) -> Result<(), Refusal> {
+    let takes_damaged = request.skip_damaged || request.from_scratch.is_some();
+    if record.status == BackupStatus::Available || record.is_damaged() && takes_damaged {
         return Ok(());
+    }
+    if let Some(damage) = record.damage.as_ref().filter(|_| record.is_damaged()) {
+        let sentence = format!(
+            "backup {} is damaged: {} are not right; --skip-damaged restores the rest and writes zeros where it cannot be read",
+            record.id, damage.ranges
+        );
+        return Err(Refusal::new(RefusalKind::InvalidState, sentence));
     }
     let sentence =
         format!("backup {} is {}; only an available one can be restored", record.id, record.status);

@@ -4,10 +4,41 @@ use std::sync::Arc;
 
 use super::super::Operations;
 use super::super::xfs_uuid::WithNewUuids;
-use crate::catalog::RestoreTarget;
-use crate::scratch::Taken;
+use crate::catalog::{DamagedRanges, RestoreTarget};
+use crate::image::Salvage;
+use crate::scratch::{ScratchImage, Taken};
 use crate::sysio::device::ReadAt;
 use crate::types::{BackupId, Refusal, RefusalKind};
+
+/// What is restored, before anything is changed on the way.
+pub(super) enum DiskToRestore {
+    Backup(Arc<Salvage>),
+    Scratch(Arc<ScratchImage>),
+}
+
+impl DiskToRestore {
+    pub(super) fn device(&self) -> Arc<dyn ReadAt> {
+        match self {
+            Self::Backup(salvage) => Arc::clone(salvage) as _,
+            Self::Scratch(image) => Arc::clone(image) as _,
+        }
+    }
+
+    /// Returns where damage was met so far.
+    pub(super) fn damaged(&self) -> DamagedRanges {
+        match self {
+            Self::Backup(salvage) => salvage.damaged(),
+            Self::Scratch(_) => DamagedRanges::default(),
+        }
+    }
+}
+
+pub(super) fn with_new_uuids(
+    disk: &DiskToRestore,
+    target: &RestoreTarget,
+) -> Result<Option<WithNewUuids>, Refusal> {
+    target.new_xfs_uuid.map(|seed| WithNewUuids::new(disk.device(), seed)).transpose()
+}
 
 impl Operations {
     /// Takes the scratch image that is to be restored, if one is, so that nobody writes to it meanwhile. It is kept from now
@@ -29,8 +60,10 @@ impl Operations {
         id: BackupId,
         target: &RestoreTarget,
     ) -> Result<Option<WithNewUuids>, Refusal> {
-        let Some(seed) = target.new_xfs_uuid else { return Ok(None) };
-        Ok(Some(WithNewUuids::new(self.disk_to_restore(id, target)?, seed)?))
+        if target.new_xfs_uuid.is_none() {
+            return Ok(None);
+        }
+        with_new_uuids(&self.disk_to_restore(id, target)?, target)
     }
 
     /// Returns the disk as it is.
@@ -38,10 +71,17 @@ impl Operations {
         &self,
         id: BackupId,
         target: &RestoreTarget,
-    ) -> Result<Arc<dyn ReadAt>, Refusal> {
-        let Some(scratch) = target.scratch else { return Ok(self.repository.image(id)?) };
+    ) -> Result<DiskToRestore, Refusal> {
+        let Some(scratch) = target.scratch else {
+            let image = self.repository.image(id)?;
+            let salvage = match target.skip_damaged {
+                true => Salvage::skipping(image),
+                false => Salvage::refusing(image),
+            };
+            return Ok(DiskToRestore::Backup(Arc::new(salvage)));
+        };
         match self.scratch.by_id(scratch) {
-            Some(image) => Ok(image),
+            Some(image) => Ok(DiskToRestore::Scratch(image)),
             None => {
                 let sentence = "the scratch image that was being restored is gone";
                 Err(Refusal::new(RefusalKind::ScratchNotFound, sentence))

@@ -40,6 +40,8 @@ pub struct RestoreRequest {
     pub force: bool,
     /// Give each XFS a new UUID on the way, so that it can be mounted beside the one that was backed up.
     pub new_xfs_uuid: bool,
+    /// Write zeros where the backup is damaged, in the place of failing.
+    pub skip_damaged: bool,
 }
 
 /// A restore that is queued.

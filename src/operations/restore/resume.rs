@@ -172,7 +172,7 @@ impl Operations {
         }
         let updated = self.repository.catalog().update(id, |record| {
             if record.status == BackupStatus::Restoring {
-                record.status = BackupStatus::Available;
+                record.status = record.status_at_rest();
             }
         });
         if let Err(error) = updated {
@@ -190,7 +190,7 @@ impl Operations {
                 return;
             }
             if record.status == BackupStatus::Restoring {
-                record.status = BackupStatus::Available;
+                record.status = record.status_at_rest();
             }
             record.restore_target = None;
         });

@@ -6,10 +6,11 @@ use std::thread;
 use super::super::Operations;
 use super::super::xfs_uuid::{VolumeDevice, WithNewUuids};
 use super::compare::Comparison;
+use super::contents::{DiskToRestore, with_new_uuids};
 use super::resume::{Found, patiently};
 use super::target::{Reservation, Target, with_type};
 use super::write::{self, DataRanges, Filling};
-use crate::catalog::RestoreTarget;
+use crate::catalog::{DamagedRanges, RestoreTarget};
 use crate::jobs::{JobControl, JobEnd, Stop};
 use crate::scratch::Taken;
 use crate::source::{SourceError, VolumeWriter};
@@ -18,7 +19,9 @@ use crate::types::{BackupId, Refusal, RefusalKind};
 
 /// On a volume that is not, or not completely, what its backup was.
 const MARK_KEY: &str = "amberfs.restore";
-const MARK_VALUE: &str = "incomplete";
+const INCOMPLETE: &str = "incomplete";
+/// Where its backup was damaged it has zeros.
+const DAMAGED: &str = "damaged";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beginning {
@@ -31,6 +34,8 @@ pub(super) enum Beginning {
 /// What is written.
 #[derive(Clone, Copy)]
 struct Contents<'a> {
+    /// As it is in the repository.
+    original: &'a DiskToRestore,
     disk: &'a dyn ReadAt,
     /// What of it is changed on the way.
     new_uuids: Option<&'a WithNewUuids>,
@@ -90,12 +95,36 @@ impl RestoreJob {
     }
 
     fn restore(&mut self, control: &JobControl) -> Result<(), JobEnd> {
-        let new_uuids = self.operations.prepare_contents(self.id, &self.target.stored)?;
-        let disk = match &new_uuids {
-            Some(new_uuids) => new_uuids.disk(),
-            None => self.operations.disk_to_restore(self.id, &self.target.stored)?,
-        };
-        let contents = Contents { disk: disk.as_ref(), new_uuids: new_uuids.as_ref() };
+        let original = self.operations.disk_to_restore(self.id, &self.target.stored)?;
+        let result = self.restore_disk(&original, control);
+        let skipped = &self.target.stored.skipped;
+        if !skipped.is_empty() {
+            let sentence = format!("backup {} is damaged: zeros were written to {skipped}", self.id);
+            tracing::warn!(volume = %self.target.name(), "{sentence}");
+            control.warn(sentence);
+        }
+        let damaged = original.damaged();
+        if damaged.is_empty() {
+            return result;
+        }
+        // All of it is to be known, and whether others are affected.
+        self.operations.verify_soon(self.id);
+        match result {
+            Err(JobEnd::Failed(refusal)) if !self.target.stored.skip_damaged => {
+                let sentence = format!(
+                    "backup {} is damaged: {damaged} cannot be read: {}; there may be more, which `amberfs backup verify` finds, and --skip-damaged restores the rest",
+                    self.id, refusal.sentence
+                );
+                Err(Refusal::new(RefusalKind::Failed, sentence).into())
+            }
+            result => result,
+        }
+    }
+
+    fn restore_disk(&mut self, original: &DiskToRestore, control: &JobControl) -> Result<(), JobEnd> {
+        let new_uuids = with_new_uuids(original, &self.target.stored)?;
+        let disk = new_uuids.as_ref().map_or_else(|| original.device(), WithNewUuids::disk);
+        let contents = Contents { original, disk: disk.as_ref(), new_uuids: new_uuids.as_ref() };
         control.set_total(contents.disk.size_bytes());
         if self.target.stored.is_new {
             self.fill_new(contents, control)
@@ -119,6 +148,9 @@ impl RestoreJob {
         };
         let from = self.target.stored.durable_bytes;
         self.fill(contents, writer.as_ref(), &Comparison::none(), from, control)?;
+        if !self.target.stored.skipped.is_empty() {
+            writer.set_mark(MARK_KEY, Some(DAMAGED)).map_err(Refusal::from)?;
+        }
         drop(writer);
         match self.name_new() {
             Ok(()) => Ok(()),
@@ -135,7 +167,9 @@ impl RestoreJob {
     fn make_new(&mut self, control: &JobControl) -> Result<Box<dyn VolumeWriter>, JobEnd> {
         if self.target.stored.instance.is_some() {
             tracing::info!(backup = %self.id, volume = %self.target.stored.volume, "the volume of the interrupted restore is gone or another one; it begins anew");
-            self.update_target(|target| (target.instance, target.durable_bytes) = (None, 0))?;
+            self.update_target(|target| {
+                (target.instance, target.durable_bytes, target.skipped) = Default::default();
+            })?;
         }
         let Target { source, stored } = &self.target;
         // What an earlier try under this name left, if anything.
@@ -178,10 +212,13 @@ impl RestoreJob {
         // What an earlier process wrote may have been written over since: looked at, not trusted.
         let compared_below = self.target.stored.durable_bytes;
         let comparison = Comparison::decide(image, writer.as_ref(), compared_below, control)?;
-        writer.set_mark(MARK_KEY, Some(MARK_VALUE)).map_err(Refusal::from)?;
+        writer.set_mark(MARK_KEY, Some(INCOMPLETE)).map_err(Refusal::from)?;
         write::zero_holes(image, writer.as_ref(), control)?;
+        // All of it is read again.
+        self.target.stored.skipped = DamagedRanges::default();
         self.fill(contents, writer.as_ref(), &comparison, 0, control)?;
-        writer.set_mark(MARK_KEY, None).map_err(Refusal::from)?;
+        let mark = (!self.target.stored.skipped.is_empty()).then_some(DAMAGED);
+        writer.set_mark(MARK_KEY, mark).map_err(Refusal::from)?;
         Ok(())
     }
 
@@ -195,18 +232,35 @@ impl RestoreJob {
         control: &JobControl,
     ) -> Result<(), JobEnd> {
         let operations = Arc::clone(&self.operations);
+        let skips = self.target.stored.skip_damaged;
         let image = contents.disk;
         let filling = Filling { image, writer, budget: &operations.budget, control, comparison };
         let mut ranges = DataRanges::starting_at(image, from);
         control.add_done(from);
+        // What an earlier process skipped lies before `from`.
+        let before = self.target.stored.skipped.clone();
+        let skipped = || {
+            let mut skipped = before.clone();
+            if !skips {
+                return skipped;
+            }
+            skipped.append(&contents.original.damaged());
+            skipped
+        };
         loop {
             let is_last = filling.step(&mut ranges, operations.options.restore_step_bytes)?;
             writer.flush().map_err(Refusal::from)?;
             if is_last {
+                let skipped = skipped();
+                if self.target.stored.skipped != skipped {
+                    self.update_target(|target| target.skipped = skipped)?;
+                }
                 let volume = VolumeDevice(writer);
                 return Ok(contents.new_uuids.map_or(Ok(()), |new_uuids| new_uuids.check(&volume))?);
             }
-            self.update_target(|target| target.durable_bytes = ranges.position())?;
+            self.update_target(|target| {
+                (target.durable_bytes, target.skipped) = (ranges.position(), skipped());
+            })?;
         }
     }
 
