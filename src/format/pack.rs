@@ -133,8 +133,13 @@ pub fn decode_footer(tail: PackTail, footer: &[u8]) -> Result<Vec<PackEntry>, Fo
         if u64::from(offset) < HEAD_LENGTH
             || end > tail.chunks_end
             || u64::from(plain_length) > CHUNK_SIZE_MAX
+            // What does not shrink is stored as it is. Readers take memory for what is stored, too.
+            || stored_length > plain_length
         {
-            return Err(FormatError::malformed(WHAT, format!("chunk {id} is not within the pack")));
+            return Err(FormatError::malformed(
+                WHAT,
+                format!("chunk {id} is not within the pack, or longer than a chunk can be"),
+            ));
         }
         entries.push(PackEntry { id, offset, stored_length, plain_length, codec });
     }

@@ -6,15 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
+use super::depths::Depths;
 use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot, Stop};
 use crate::source::SourceError;
 use crate::types::{BackupId, Refusal, RefusalKind};
-
-/// A bound for records that somebody else wrote.
-const CHAIN_LENGTH_MAX: usize = 100_000;
 
 /// So many of the backups that lean on another are named.
 const DEPENDENTS_NAMED: usize = 5;
@@ -80,11 +78,10 @@ impl Operations {
     /// Orders backups so that each comes before the one it leans on.
     pub(super) fn dependents_first(&self, mut records: Vec<Arc<BackupRecord>>) -> Vec<Arc<BackupRecord>> {
         let catalog = self.repository.catalog();
-        let depth = |record: &Arc<BackupRecord>| {
-            let parent = |record: &Arc<BackupRecord>| catalog.get(record.parent_id?);
-            std::iter::successors(Some(Arc::clone(record)), parent).take(CHAIN_LENGTH_MAX).count()
-        };
-        records.sort_by_cached_key(|record| std::cmp::Reverse(depth(record)));
+        let mut depths = Depths::default();
+        records.sort_by_cached_key(|record| {
+            std::cmp::Reverse(depths.of(record.id, |id| catalog.get(id)?.parent_id))
+        });
         records
     }
 

@@ -16,6 +16,7 @@
 //! The observer of the catalog is told under rank 1 and takes a lock of its own, under which it takes no other.
 
 mod error;
+mod links;
 mod location;
 
 use std::num::NonZeroUsize;
@@ -122,6 +123,10 @@ impl Repository {
             (None, Some(path)) => path.clone(),
             (None, None) => path.join("index"),
         };
+        if options.index.is_none() {
+            links::refuse_links(&index_path)?;
+            links::refuse_links(&state_folder_beside(&index_path))?;
+        }
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, options.cache_bytes / 8)?;
         let objects: Arc<dyn ObjectStore> = Arc::new(directory);

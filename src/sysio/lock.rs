@@ -1,6 +1,7 @@
 //! One writer at a time: an advisory lock on a file, given back by the kernel when its holder dies.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
@@ -13,12 +14,13 @@ pub struct FileLock {
     _file: File,
 }
 
-/// Takes the lock, or returns `None` when somebody else holds it.
+/// Takes the lock, or returns `None` when somebody else holds it. A link is refused: a file would be made where it ends.
 pub fn try_lock(path: &Path) -> Result<Option<FileLock>, PathError> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .map_err(|error| PathError::new("open", path, error))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
