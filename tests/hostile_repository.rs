@@ -430,7 +430,9 @@ fn circles_of_records_have_an_end() {
     until("the jobs of the circle to end", || {
         jobs.reports().iter().all(|job| job.state.has_ended()).then_some(())
     });
-    assert!(jobs.reports().iter().all(|job| job.kind != "delete" || job.state == JobState::Failed));
+    let deletes: Vec<_> = jobs.reports().into_iter().filter(|job| job.kind == "delete").collect();
+    assert_eq!(deletes.len(), 40, "{deletes:?}");
+    assert!(deletes.iter().all(|job| job.state == JobState::Failed), "{deletes:?}");
     let again = engine.backup(full("precious")).id;
     assert!(engine.image(again) == pattern(2, SIZE));
     let request = amberfs::operations::DeleteRequest { backup: again.to_string(), force: false };

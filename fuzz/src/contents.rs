@@ -34,7 +34,10 @@ pub fn look(data: &[u8]) {
 fn check(device: &Sectors) {
     let _ = identify(device);
     let (calls, bytes) = device.cost();
-    assert!(calls <= IDENTIFY_CALLS_MAX && bytes <= IDENTIFY_BYTES_MAX, "identify: {calls} calls, {bytes} bytes");
+    assert!(
+        calls <= IDENTIFY_CALLS_MAX && bytes <= IDENTIFY_BYTES_MAX,
+        "identify: {calls} calls, {bytes} bytes"
+    );
     let table = partitions(device);
     let (calls, bytes) = device.cost();
     assert!(calls <= PARTITIONS_CALLS_MAX && bytes <= BYTES_MAX, "partitions: {calls} calls, {bytes} bytes");
@@ -78,7 +81,10 @@ fn check(device: &Sectors) {
 /// CRC-32 from a state on, without the inversions around it.
 fn crc(start: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(start, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 },
+        )
     })
 }
 

@@ -28,7 +28,8 @@ fn check(file: ControlFile, command: &Command) {
     if line.len() > LINE_BYTES_MAX {
         return;
     }
-    let again = parse_lines(file, line.as_bytes()).unwrap_or_else(|refusal| panic!("{line:?}: {}", refusal.sentence));
+    let again =
+        parse_lines(file, line.as_bytes()).unwrap_or_else(|refusal| panic!("{line:?}: {}", refusal.sentence));
     assert_eq!(again, [normal(command.clone())], "{line:?}");
 }
 

@@ -143,7 +143,12 @@ fn tree(input: &mut Input<'_>) -> Vec<u8> {
         for _ in 0..1 + input.below(4) {
             let extents = extents(input, &mut end, u64::MAX);
             let page = encode_leaf(&extents);
-            leaves.push(reference(&mut body, spanned(extents.iter().map(|extent| extent.range)), &page, input));
+            leaves.push(reference(
+                &mut body,
+                spanned(extents.iter().map(|extent| extent.range)),
+                &page,
+                input,
+            ));
         }
         let page = encode_references(&leaves);
         branches.push(reference(&mut body, spanned(leaves.iter().map(|leaf| leaf.range)), &page, input));
@@ -270,7 +275,12 @@ fn model(layers: &[(u64, Vec<ManifestExtent>)]) -> Option<Vec<Byte>> {
                     Some(chunk.get(offset as usize..offset as usize + extent.range.len() as usize)?.to_vec())
                 }
             };
-            for (at, byte) in image.iter_mut().skip(extent.range.start() as usize).take(extent.range.len() as usize).enumerate() {
+            for (at, byte) in image
+                .iter_mut()
+                .skip(extent.range.start() as usize)
+                .take(extent.range.len() as usize)
+                .enumerate()
+            {
                 if *byte == Byte::Open {
                     *byte = bytes.as_ref().map_or(Byte::Zero, |bytes| Byte::Data(bytes[at]));
                 }

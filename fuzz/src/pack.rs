@@ -96,7 +96,8 @@ fn built(data: &[u8]) {
 /// One chunk, raw or a stream of zstd that was changed in places.
 fn chunk(data: &[u8]) {
     let mut input = Input::new(data);
-    let (codec, length) = (if input.byte() % 8 == 0 { Codec::Raw } else { Codec::Zstd }, input.number(3) as usize);
+    let (codec, length) =
+        (if input.byte() % 8 == 0 { Codec::Raw } else { Codec::Zstd }, input.number(3) as usize);
     let changes: Vec<(usize, u8)> =
         (0..input.below(8)).map(|_| (input.number(2) as usize, input.byte())).collect();
     let rest = input.rest();

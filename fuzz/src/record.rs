@@ -32,7 +32,10 @@ pub fn look(data: &[u8]) {
 fn check(bytes: &[u8]) {
     let Ok(record) = BackupRecord::decode(bytes) else { return };
     for name in [record.project.as_str(), record.source.as_str()] {
-        assert!(!name.is_empty() && !name.starts_with('.') && !name.contains('/'), "{name:?} stands in paths");
+        assert!(
+            !name.is_empty() && !name.starts_with('.') && !name.contains('/'),
+            "{name:?} stands in paths"
+        );
     }
     assert!(!record.volume_name.as_str().is_empty() && !record.volume_name.as_str().contains('\0'));
     let _ = record.data_timestamp.to_system_time();

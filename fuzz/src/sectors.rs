@@ -84,7 +84,10 @@ impl WriteAt for Sectors {
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         check_within(self.size_bytes, offset, bytes.len(), io::ErrorKind::WriteZero).expect("a write within");
-        assert!(offset.is_multiple_of(SECTOR as u64) && bytes.len().is_multiple_of(SECTOR), "not whole sectors");
+        assert!(
+            offset.is_multiple_of(SECTOR as u64) && bytes.len().is_multiple_of(SECTOR),
+            "not whole sectors"
+        );
         let mut sectors = self.sectors.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, sector) in (offset / SECTOR as u64..).zip(bytes.chunks_exact(SECTOR)) {
             sectors.insert(number, sector.try_into().expect("a whole sector"));

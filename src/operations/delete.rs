@@ -85,6 +85,13 @@ impl Operations {
         records
     }
 
+    fn leans_on_itself(&self, id: BackupId) -> bool {
+        let catalog = self.repository.catalog();
+        let parent_of = |id: &BackupId| catalog.get(*id)?.parent_id;
+        // A circle that it is not in has an end, too.
+        std::iter::successors(parent_of(&id), parent_of).take(catalog.count()).any(|parent| parent == id)
+    }
+
     /// Refuses when a backup leans on this one that is neither being deleted nor about to be.
     fn check_no_dependents(&self, id: BackupId, going: &HashSet<BackupId>) -> Result<(), Refusal> {
         let stays = |dependent: &Arc<BackupRecord>| {
@@ -289,6 +296,12 @@ impl DeleteJob {
     /// Waits for the backups that lean on this one and are being deleted too.
     fn wait_for_dependents(&self, control: &JobControl) -> Result<(), JobEnd> {
         let operations = &self.operations;
+        if operations.leans_on_itself(self.id) {
+            // Each of them would wait for the others.
+            let sentence =
+                "by way of others it leans on itself, as no backup of amberfs does; remove their records";
+            return Err(Refusal::new(RefusalKind::BackupHasDependents, sentence).into());
+        }
         loop {
             control.checkpoint()?;
             operations.check_no_dependents(self.id, &HashSet::new())?;
