@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use amberfs::catalog::{BackupRecord, BackupStatus, ManifestReference, RestoreTarget, SnapshotReference};
 use amberfs::format::codec::{Codec, Compression};
@@ -20,7 +21,7 @@ use amberfs::format::manifest::{
     encode_references,
 };
 use amberfs::format::pack::{PackEntry, encode_footer, encode_head};
-use amberfs::jobs::JobState;
+use amberfs::jobs::{JobControl, JobEnd, JobQueue, JobQueueOptions, JobState, JobSubject, Slot, Stop};
 use amberfs::objects::ObjectName;
 use amberfs::operations::Requester;
 use amberfs::repository::{Location, Repository, RepositoryOptions};
@@ -33,7 +34,7 @@ mod support;
 
 use support::bytes::pattern;
 use support::daemon::until;
-use support::engine::{Engine, file_names, full, mark, over, restore};
+use support::engine::{Engine, Nobody, file_names, full, mark, over, restore};
 
 const SIZE: usize = 1 << 20;
 /// A repository with a backup of the volume `v`, and beside `v` the volume `precious`.
@@ -179,6 +180,48 @@ fn a_record_cannot_have_a_volume_overwritten() {
         // Asked for, it is done.
         engine.restore(over(victim.backup, "precious"));
         assert!(std::fs::read(victim.volumes().join("precious.raw")).unwrap() == pattern(1, SIZE));
+    }
+}
+
+/// One that this machine remembers goes on, though the volume has no mark yet: of another backup, or to another volume, is not
+/// it.
+#[test]
+fn a_restore_that_this_machine_remembers_goes_on_without_a_mark() {
+    for (volume, is_it) in [("local/precious", true), ("local/other", false)] {
+        let victim = Victim::new();
+        victim.forge(victim.backup, |record| {
+            record.status = BackupStatus::Restoring;
+            record.restore_target = Some(RestoreTarget {
+                is_new: false,
+                instance: Some(victim.instance()),
+                final_name: None,
+                ..victim.target("precious")
+            });
+        });
+        let repository = victim.open_repository();
+        let options = JobQueueOptions { operations_max: 1, finished_kept: 10, finished_kept_seconds: 10 };
+        let queue = JobQueue::open(options, repository.state_folder(), Arc::new(Nobody));
+        drop(repository);
+        let subject = JobSubject {
+            backup: Some(victim.backup.to_string()),
+            volume: Some(volume.to_owned()),
+            project: "default".to_owned(),
+        };
+        let until_stopped = |control: &JobControl| {
+            until("the end of the daemon", || control.checkpoint().err());
+            Err(JobEnd::Stopped(Stop::Shutdown))
+        };
+        queue.submit("restore", subject, Slot::Operation, until_stopped).unwrap();
+        assert_eq!(queue.stop_all(Instant::now() + Duration::from_secs(30)), 0);
+        drop(queue);
+        let sources = vec![Arc::clone(&victim.source) as Arc<dyn Source>];
+        let engine = Engine::open_remembering(&victim.repository(), sources);
+        until("the restore to end", || {
+            let record = engine.operations.repository().catalog().get(victim.backup)?;
+            (record.status == BackupStatus::Available).then_some(())
+        });
+        let expected = pattern(if is_it { 1 } else { 2 }, SIZE);
+        assert!(std::fs::read(victim.volumes().join("precious.raw")).unwrap() == expected, "{volume}");
     }
 }
 

@@ -210,8 +210,6 @@ pub trait VolumeWriter: Send + Sync {
     /// attribute on a file.
     fn set_mark(&self, key: &str, value: Option<&str>) -> Result<(), SourceError>;
 
-    /// Returns what the volume is marked with. What keeps no marks has none.
-    fn mark(&self, _key: &str) -> Result<Option<String>, SourceError> {
-        Ok(None)
-    }
+    /// Returns what the volume is marked with.
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError>;
 }
