@@ -97,7 +97,7 @@ fn built(data: &[u8]) {
 fn chunk(data: &[u8]) {
     let mut input = Input::new(data);
     let (codec, length) =
-        (if input.byte() % 8 == 0 { Codec::Raw } else { Codec::Zstd }, input.number(3) as usize);
+        (if input.byte().is_multiple_of(8) { Codec::Raw } else { Codec::Zstd }, input.number(3) as usize);
     let changes: Vec<(usize, u8)> =
         (0..input.below(8)).map(|_| (input.number(2) as usize, input.byte())).collect();
     let rest = input.rest();
