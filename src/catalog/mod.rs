@@ -192,9 +192,11 @@ impl Catalog {
         let backups = self.read();
         let mut record = backups.by_id.get(&id).ok_or(CatalogError::NotFound { id })?;
         let mut chain = Vec::new();
+        // A longer one goes round in a circle.
+        let length_max = CHAIN_LENGTH_MAX.min(backups.by_id.len());
         loop {
             let broken = || CatalogError::BrokenChain { id, parent: record.id };
-            let manifest = record.manifest.as_ref().filter(|_| chain.len() < CHAIN_LENGTH_MAX);
+            let manifest = record.manifest.as_ref().filter(|_| chain.len() < length_max);
             chain.push(manifest.ok_or_else(broken)?.clone());
             let Some(parent) = record.parent_id else { return Ok(chain) };
             record = backups.by_id.get(&parent).ok_or(CatalogError::BrokenChain { id, parent })?;

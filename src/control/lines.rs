@@ -60,8 +60,8 @@ fn parse_line(
     let line = std::str::from_utf8(line).map_err(|error| {
         format!("it is not UTF-8: byte {} cannot stand there", error.valid_up_to().saturating_add(1))
     })?;
-    // The carriage return of a file that was written elsewhere; one that is meant stands in quotes.
-    let line = line.strip_suffix('\r').unwrap_or(line);
+    // The carriage return of a file that was written elsewhere, of some more than one; one that is meant stands in quotes.
+    let line = line.trim_end_matches('\r');
     if line.contains('\0') {
         return Err("it holds a NUL byte".to_owned());
     }

@@ -141,8 +141,16 @@ fn take_entry(cursor: &mut Cursor<'_>, chunks_end: u64) -> Result<PackEntry, For
     let codec = Codec::from_byte(codec)
         .ok_or_else(|| FormatError::malformed(WHAT, format!("chunk {id} has the unknown codec {codec}")))?;
     let end = u64::from(offset) + u64::from(stored_length);
-    if u64::from(offset) < HEAD_LENGTH || end > chunks_end || u64::from(plain_length) > CHUNK_SIZE_MAX {
-        return Err(FormatError::malformed(WHAT, format!("chunk {id} is not within the pack")));
+    if u64::from(offset) < HEAD_LENGTH
+        || end > chunks_end
+        || u64::from(plain_length) > CHUNK_SIZE_MAX
+        // What does not shrink is stored as it is. Readers take memory for what is stored, too.
+        || stored_length > plain_length
+    {
+        return Err(FormatError::malformed(
+            WHAT,
+            format!("chunk {id} is not within the pack, or longer than a chunk can be"),
+        ));
     }
     Ok(PackEntry { id, offset, stored_length, plain_length, codec })
 }

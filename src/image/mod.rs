@@ -25,6 +25,9 @@ use uses::{ManifestUse, ManifestUses};
 /// that a random read does not wait for it.
 const REGION_BYTES: u64 = 4 << 20;
 
+/// The roots of one chain take at most so much: a usual one takes some kilobytes.
+const ROOTS_BYTES_MAX: u64 = 64 << 20;
+
 /// The resolved segments of a region, ascending, without gaps.
 type Segments = Arc<[ManifestExtent]>;
 
@@ -90,7 +93,17 @@ impl Image {
             let objects: Arc<dyn ObjectStore> = Arc::clone(store.objects());
             ManifestReader::open(objects, Arc::clone(&caches.pages), reference)
         };
-        let layers = chain.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut layers: Vec<ManifestReader> = Vec::with_capacity(chain.len());
+        let mut roots_bytes = 0;
+        for reference in chain {
+            let layer = open(reference)?;
+            roots_bytes += layer.root_bytes();
+            if roots_bytes > ROOTS_BYTES_MAX {
+                let why = format!("the roots of the manifests it leans on take over {ROOTS_BYTES_MAX} bytes");
+                return Err(StoreError::ManifestCorrupt { id: layer.id(), why });
+            }
+            layers.push(layer);
+        }
         // The catalog gives no empty chain; without a layer there is nothing that could be read.
         let newest = layers.first().ok_or(StoreError::Stopped)?;
         let (newest, size_bytes) = (newest.id(), newest.size_bytes());

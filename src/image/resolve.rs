@@ -6,6 +6,9 @@ use crate::format::manifest::{ManifestExtent, Target};
 use crate::store::{ManifestReader, StoreError, Visited};
 use crate::types::ByteRange;
 
+/// A region in sectors has an eighth of that. A bound for the memory of whoever reads what somebody else wrote.
+const PIECES_MAX: usize = 1 << 16;
+
 /// Returns the segments of a region, ascending, without gaps. `layers` are newest first.
 ///
 /// A layer hides everything below it beyond its own end: a volume that shrank and grew again reads zeros there,
@@ -19,10 +22,12 @@ pub(super) fn resolve(
         overlay.hide_beyond(layer.size_bytes());
         let Some(hull) = overlay.hull() else { break };
         let mut lower = overlay.begin_layer();
+        let mut visited = 0;
         layer
             .visit(hull, |extent| {
                 lower.lay(extent);
-                true
+                visited += 1;
+                visited < PIECES_MAX
             })
             // Somebody else may hold the error too, when both waited for one page: then its words have to do.
             .map_err(|error| {
@@ -32,6 +37,10 @@ pub(super) fn resolve(
                 })
             })?;
         lower.finish();
+        if visited == PIECES_MAX || overlay.piece_count() > PIECES_MAX {
+            let why = format!("it cuts {region} into more than {PIECES_MAX} pieces");
+            return Err(StoreError::ManifestCorrupt { id: layer.id(), why });
+        }
         if depth + 1 == layers.len()
             && let Some(gap) = overlay.hull()
         {
@@ -108,6 +117,10 @@ impl Overlay {
 
     fn hull(&self) -> Option<ByteRange> {
         Some(ByteRange::between(self.open.first()?.start(), self.open.last()?.end()))
+    }
+
+    fn piece_count(&self) -> usize {
+        self.segments.len() + self.open.len()
     }
 
     fn hide_beyond(&mut self, end: u64) {

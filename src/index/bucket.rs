@@ -3,6 +3,7 @@
 //! `rest of the id [30], pack number u32, offset u32, stored length u32, plain length u24, codec u8`
 
 use crate::format::codec::Codec;
+use crate::format::header::CHUNK_SIZE_MAX;
 use crate::format::pack::PackEntry;
 use crate::types::{ChunkId, PackId};
 
@@ -77,6 +78,10 @@ impl BucketEntry {
         let [pack, offset, stored_length, length_and_codec] = values;
         let codec = Codec::from_byte(length_and_codec.to_le_bytes()[3])?;
         let plain_length = length_and_codec & 0x00ff_ffff;
+        // Readers take so much memory before they see a byte, and the index may lie where others write.
+        if u64::from(plain_length) > CHUNK_SIZE_MAX || stored_length > plain_length {
+            return None;
+        }
         Some(Self { id, pack: PackNumber(pack), offset, stored_length, plain_length, codec })
     }
 }

@@ -74,7 +74,9 @@ impl Operations {
 
     /// Returns whether there is none any more.
     fn remove_own_snapshot(&self, record: &BackupRecord) -> bool {
-        let Some(reference) = record.snapshot.as_ref().filter(|snapshot| snapshot.ours) else { return true };
+        // A record that calls another one ours is none that amberfs wrote.
+        let is_ours = |snapshot: &&SnapshotReference| snapshot.ours && self.is_own_name(&snapshot.name);
+        let Some(reference) = record.snapshot.as_ref().filter(is_ours) else { return true };
         let source = self.sources.get(&record.source);
         source.is_none_or(|source| self.remove_snapshot(source.as_ref(), &record.volume_name, reference))
     }
@@ -110,12 +112,11 @@ impl Operations {
 
     pub(super) fn clean_up_snapshots(&self, of: &BackupRecord) -> Result<(), Refusal> {
         let source = self.source(of)?;
-        let prefix = self.snapshot_prefix();
-        source.finish_removals(&of.volume_name, &prefix)?;
+        source.finish_removals(&of.volume_name, &self.snapshot_prefix())?;
         let there = source.snapshots(&of.volume_name)?;
         let needed = self.needed_snapshots(of, source.as_ref());
         for snapshot in there {
-            if snapshot.name.as_str().starts_with(&prefix) && !needed.contains(&snapshot.name) {
+            if self.is_own_name(&snapshot.name) && !needed.contains(&snapshot.name) {
                 source.remove_snapshot(&of.volume_name, &snapshot)?;
                 tracing::debug!(volume = %of.volume_name, snapshot = %snapshot.name, "removed a snapshot that nobody needs");
             }

@@ -8,15 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use crossbeam_channel::Receiver;
 
+use super::depths::Depths;
 use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot, Stop};
 use crate::source::SourceError;
 use crate::types::{BackupId, Refusal, RefusalKind};
-
-/// A bound for records that somebody else wrote.
-const CHAIN_LENGTH_MAX: usize = 100_000;
 
 /// So many of the backups that lean on another are named.
 const DEPENDENTS_NAMED: usize = 5;
@@ -88,12 +86,18 @@ impl Operations {
     /// Orders backups so that each comes before the one it leans on.
     pub(super) fn dependents_first(&self, mut records: Vec<Arc<BackupRecord>>) -> Vec<Arc<BackupRecord>> {
         let catalog = self.repository.catalog();
-        let depth = |record: &Arc<BackupRecord>| {
-            let parent = |record: &Arc<BackupRecord>| catalog.get(record.parent_id?);
-            std::iter::successors(Some(Arc::clone(record)), parent).take(CHAIN_LENGTH_MAX).count()
-        };
-        records.sort_by_cached_key(|record| std::cmp::Reverse(depth(record)));
+        let mut depths = Depths::default();
+        records.sort_by_cached_key(|record| {
+            std::cmp::Reverse(depths.of(record.id, |id| catalog.get(id)?.parent_id))
+        });
         records
+    }
+
+    fn leans_on_itself(&self, id: BackupId) -> bool {
+        let catalog = self.repository.catalog();
+        let parent_of = |id: &BackupId| catalog.get(*id)?.parent_id;
+        // A circle that it is not in has an end, too.
+        std::iter::successors(parent_of(&id), parent_of).take(catalog.count()).any(|parent| parent == id)
     }
 
     /// Refuses when a backup leans on this one that is neither being deleted nor about to be.
@@ -326,6 +330,12 @@ impl DeleteJob {
     /// Waits for the backups that lean on this one and are being deleted too.
     fn wait_for_dependents(&self, control: &JobControl) -> Result<(), JobEnd> {
         let operations = &self.operations;
+        if operations.leans_on_itself(self.id) {
+            // Each of them would wait for the others.
+            let sentence =
+                "by way of others it leans on itself, as no backup of amberfs does; remove their records";
+            return Err(Refusal::new(RefusalKind::BackupHasDependents, sentence).into());
+        }
         loop {
             control.checkpoint()?;
             operations.check_no_dependents(self.id, &HashSet::new())?;

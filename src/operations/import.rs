@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::access::not_authorized;
 use super::backup::check_texts;
+use super::depths::Depths;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
 use crate::types::{BackupId, ByteRange, Refusal, RefusalKind};
@@ -123,23 +124,13 @@ impl Operations {
     }
 }
 
-/// Orders records so that none comes before the one it leans on.
-fn parents_first(records: Vec<BackupRecord>) -> Vec<BackupRecord> {
-    let mut waiting = records;
-    let mut ordered = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
-        let ids: HashSet<BackupId> = waiting.iter().map(|record| record.id).collect();
-        let is_waiting = |record: &BackupRecord| record.parent_id.is_some_and(|parent| ids.contains(&parent));
-        let (later, now): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_waiting);
-        if now.is_empty() {
-            // They lean on each other in a circle: their manifests will say that they were altered.
-            ordered.extend(later);
-            break;
-        }
-        ordered.extend(now);
-        waiting = later;
-    }
-    ordered
+/// Orders records so that none comes before the one it leans on. Of those that lean on each other in a circle the manifests
+/// will say that they were altered.
+fn parents_first(mut records: Vec<BackupRecord>) -> Vec<BackupRecord> {
+    let parents: HashMap<_, _> = records.iter().map(|record| (record.id, record.parent_id)).collect();
+    let mut depths = Depths::default();
+    records.sort_by_cached_key(|record| depths.of(record.id, |id| *parents.get(&id)?));
+    records
 }
 
 fn invalid(sentence: String) -> Refusal {

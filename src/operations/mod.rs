@@ -10,6 +10,7 @@ mod cancel;
 mod cleanup;
 mod completeness;
 mod delete;
+mod depths;
 mod differing;
 mod flatten;
 mod gc;

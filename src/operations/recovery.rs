@@ -73,6 +73,11 @@ impl Operations {
             self.fail_backup(record, reason.to_owned());
             return;
         }
+        if record.snapshot.as_ref().is_some_and(|snapshot| snapshot.ours && !self.is_own_name(&snapshot.name))
+        {
+            self.fail_backup(record, "its record names a snapshot that amberfs has not made".to_owned());
+            return;
+        }
         match self.submit_backup(record, None) {
             Ok(accepted) => tracing::info!(backup = %record.id, job = %accepted.job, "resumed"),
             Err(refusal) => self.fail_backup(record, refusal.to_string()),

@@ -20,13 +20,14 @@ impl Operations {
         let mut manifest_bytes = 0;
         for record in self.repository.catalog().all().iter().filter(|record| record.project == *project) {
             let Some(manifest) = &record.manifest else { continue };
-            manifest_bytes += manifest.length;
             // The backup's own part of its chain: the others count by themselves.
             let own = match self.repository.open_image(std::slice::from_ref(manifest)) {
                 // Deleted or flattened meanwhile.
                 Err(_) if self.repository.catalog().get(record.id) != Some(Arc::clone(record)) => continue,
                 own => own?,
             };
+            // A manifest that could be opened is as long as its record says.
+            manifest_bytes += manifest.length;
             own.newest_layer(|extent| {
                 if let Target::Chunk { id, .. } = extent.target {
                     sample.add(id);

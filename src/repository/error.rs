@@ -21,6 +21,9 @@ pub enum RepositoryError {
     #[error("{url:?} is no repository this amberfs can open: write dir:/ABSOLUTE/PATH")]
     UnknownLocation { url: String },
 
+    #[error("{path} is a link, which amberfs makes none of, and would write to what it leads to; remove it, or name another place with `index` in the configuration", path = .path.display())]
+    Link { path: PathBuf },
+
     #[error("cannot use {path}", path = .path.display())]
     Io {
         path: PathBuf,

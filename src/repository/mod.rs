@@ -18,6 +18,7 @@
 
 mod error;
 mod follow;
+mod links;
 mod location;
 
 use std::ffi::OsStr;
@@ -152,6 +153,10 @@ impl Repository {
             Some(folder) => folder.path.join("index"),
             None => index_path(location, options),
         };
+        if options.index.is_none() {
+            links::refuse_links(&index_path)?;
+            links::refuse_links(&state_folder_beside(&index_path))?;
+        }
         atomic::create_folder(&index_path)?;
         let index = ChunkIndex::open(&index_path, header.id, options.cache_bytes / 8)?;
         let objects: Arc<dyn ObjectStore> = Arc::new(MeasuredStore::new(directory));

@@ -219,4 +219,7 @@ pub trait VolumeWriter: Send + Sync {
     /// Marks the volume (`Some`) or takes the mark away (`None`), durably: image-meta on RBD, a `user.` extended
     /// attribute on a file.
     fn set_mark(&self, key: &str, value: Option<&str>) -> Result<(), SourceError>;
+
+    /// Returns what the volume is marked with.
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError>;
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{LoadingCache, StoreError};
 use crate::format::manifest::{
-    self, Leaf, ManifestExtent, PageReference, TAIL_LENGTH, Tail, decode_leaf, decode_references,
+    self, Leaf, ManifestExtent, PageReference, TAIL_LENGTH, Tail, decode_branch, decode_leaf,
+    decode_references,
 };
 use crate::format::record::ManifestReference;
 use crate::objects::{ObjectName, ObjectStore};
@@ -110,6 +111,11 @@ impl ManifestReader {
         self.tail.extent_count
     }
 
+    /// What the root takes of memory, in bytes, for as long as the reader is there.
+    pub fn root_bytes(&self) -> u64 {
+        (self.root.len() * size_of::<PageReference>()) as u64
+    }
+
     /// Bytes of the image that this manifest takes from chunks.
     pub fn chunk_bytes(&self) -> u64 {
         self.tail.chunk_bytes
@@ -192,7 +198,9 @@ impl ManifestReader {
                 read_checked(self.objects.as_ref(), self.id, reference.position, length, &reference.sha256)?;
             let page = match level {
                 Level::Leaf => decode_leaf(&bytes, reference.range).map(|leaf| Page::Leaf(Arc::new(leaf))),
-                Level::Branch => decode_references(&bytes).map(|references| Page::Branch(references.into())),
+                Level::Branch => {
+                    decode_branch(&bytes, reference.range).map(|branch| Page::Branch(branch.into()))
+                }
             };
             page.map_err(|source| StoreError::Format { name: ObjectName::Manifest(self.id), source })
         })

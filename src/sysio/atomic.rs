@@ -166,8 +166,14 @@ pub fn sync_folder(folder: &Path) -> Result<(), PathError> {
         .map_err(|error| PathError::new("sync folder", folder, error))
 }
 
-/// Removes the files in a folder of temporary files: what a killed writer left. Folders in it are not ours.
+/// Removes the files in a folder of temporary files: what a killed writer left. Folders in it are not ours, and a link is
+/// refused: nobody says what is where it ends.
 pub fn clear_folder(path: &Path) -> Result<(), PathError> {
+    let itself = fs::symlink_metadata(path).map_err(|error| PathError::new("look at", path, error))?;
+    if !itself.is_dir() {
+        let error = std::io::Error::new(std::io::ErrorKind::NotADirectory, "it is a link, and no folder");
+        return Err(PathError::new("clear", path, error));
+    }
     let entries = fs::read_dir(path).map_err(|error| PathError::new("list", path, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| PathError::new("list", path, error))?;

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
@@ -70,12 +70,13 @@ impl Drop for FileLock {
     }
 }
 
-/// Takes the lock, or returns `None` when somebody else holds it.
+/// Takes the lock, or returns `None` when somebody else holds it. A link is refused: a file would be made where it ends.
 pub fn try_lock(path: &Path) -> Result<Option<FileLock>, PathError> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .map_err(|error| PathError::new("open", path, error))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use amberfs::catalog::{BackupRecord, Project, Quota};
 use amberfs::format::codec::Compression;
-use amberfs::jobs::{JobQueue, JobQueueOptions, JobState};
+use amberfs::jobs::{Event, EventObserver, JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
     BackupRequest, DiffTrust, Operations, OperationsOptions, RESTORE_STEP_BYTES, Requester, RestoreRequest,
     VerifyOptions, WithoutParent,
@@ -30,12 +30,29 @@ impl Engine {
         Self::open_with(repository, sources, 15, |options| options.projects[0].quota = quota)
     }
 
+    /// Opens it as a daemon does that has been here before: the jobs that it left unfinished are remembered.
+    pub fn open_remembering(repository: &Path, sources: Vec<Arc<dyn Source>>) -> Self {
+        let queue = |options, state_folder: &Path| JobQueue::open(options, state_folder, Arc::new(Nobody));
+        Self::open_with_queue(repository, sources, 15, |_| {}, queue)
+    }
+
     /// Opens it with other options, and so many operations at once.
     pub fn open_with(
         repository: &Path,
         sources: Vec<Arc<dyn Source>>,
         operations_max: usize,
         change: impl FnOnce(&mut OperationsOptions),
+    ) -> Self {
+        let queue = |options, _: &Path| JobQueue::new(options);
+        Self::open_with_queue(repository, sources, operations_max, change, queue)
+    }
+
+    fn open_with_queue(
+        repository: &Path,
+        sources: Vec<Arc<dyn Source>>,
+        operations_max: usize,
+        change: impl FnOnce(&mut OperationsOptions),
+        queue: impl FnOnce(JobQueueOptions, &Path) -> JobQueue,
     ) -> Self {
         let location = Location::Directory(repository.to_owned());
         if !repository.join("repository").exists() {
@@ -54,11 +71,8 @@ impl Engine {
             gid: 0,
             quota: Quota::default(),
         };
-        let jobs = Arc::new(JobQueue::new(JobQueueOptions {
-            operations_max,
-            finished_kept: 1000,
-            finished_kept_seconds: 3600,
-        }));
+        let jobs = JobQueueOptions { operations_max, finished_kept: 1000, finished_kept_seconds: 3600 };
+        let jobs = Arc::new(queue(jobs, opened.state_folder()));
         let mut options = OperationsOptions {
             projects: vec![project],
             volume_types: Default::default(),
@@ -105,6 +119,13 @@ impl Engine {
         assert_eq!(length as u64, image.size_bytes());
         bytes
     }
+}
+
+/// Is told of jobs, and does not care.
+pub struct Nobody;
+
+impl EventObserver for Nobody {
+    fn observe(&self, _event: Event<'_>) {}
 }
 
 impl Drop for Engine {

@@ -268,4 +268,8 @@ impl VolumeWriter for GatedWriter {
     fn set_mark(&self, key: &str, value: Option<&str>) -> Result<(), SourceError> {
         self.inner.set_mark(key, value)
     }
+
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError> {
+        self.inner.mark(key)
+    }
 }

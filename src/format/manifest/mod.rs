@@ -18,8 +18,8 @@ mod tree;
 
 pub use page::{EXTENTS_PER_LEAF, Leaf, ManifestExtent, Target, decode_leaf, encode_leaf};
 pub use tree::{
-    PageReference, REFERENCES_PER_BRANCH, ROOT_LENGTH_MAX, TAIL_LENGTH, Tail, decode_references,
-    encode_references,
+    PageReference, REFERENCES_PER_BRANCH, ROOT_LENGTH_MAX, TAIL_LENGTH, Tail, decode_branch,
+    decode_references, encode_references,
 };
 
 use super::bytes::sha256;

@@ -60,6 +60,21 @@ pub fn decode_references(bytes: &[u8]) -> Result<Vec<PageReference>, FormatError
     Ok(references)
 }
 
+/// Reads a branch whose checksum was found right; `range` is what its reference says it spans.
+///
+/// So no extent can be reached in two ways, and a walk over a manifest takes no longer than the manifest is.
+pub fn decode_branch(bytes: &[u8], range: ByteRange) -> Result<Vec<PageReference>, FormatError> {
+    let references = decode_references(bytes)?;
+    let spanned = match (references.first(), references.last()) {
+        (Some(first), Some(last)) => ByteRange::between(first.range.start(), last.range.end()),
+        _ => ByteRange::new(0, 0),
+    };
+    if references.len() > REFERENCES_PER_BRANCH || spanned != range {
+        return Err(FormatError::malformed(WHAT, "a page spans another range than its reference says"));
+    }
+    Ok(references)
+}
+
 /// The last [`TAIL_LENGTH`] bytes of a manifest.
 ///
 /// ```text
@@ -204,5 +219,10 @@ mod tests {
         assert_eq!(decode_references(&encode_references(&good)).unwrap(), good);
         assert!(decode_references(&encode_references(&[good[1], good[0]])).is_err());
         assert!(decode_references(&encode_references(&good)[1..]).is_err());
+        let branch = encode_references(&good);
+        assert_eq!(decode_branch(&branch, ByteRange::between(0, 20)).unwrap(), good);
+        for (start, end) in [(0, 10), (5, 20), (0, 21), (10, 20)] {
+            assert!(decode_branch(&branch, ByteRange::between(start, end)).is_err(), "{start} to {end}");
+        }
     }
 }

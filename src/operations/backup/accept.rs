@@ -261,8 +261,13 @@ impl Operations {
         name.parse().map_err(|error| Refusal::new(RefusalKind::Failed, format!("{error}")))
     }
 
+    /// Is this the name of a snapshot that this repository has made?
+    pub(in super::super) fn is_own_name(&self, name: &SnapshotName) -> bool {
+        name.as_str().starts_with(&self.snapshot_prefix())
+    }
+
     /// What the names of this repository's snapshots start with.
-    pub(in super::super) fn snapshot_prefix(&self) -> String {
+    fn snapshot_prefix(&self) -> String {
         let repository = self.repository.header().id.to_string();
         let short = repository.get(..8).unwrap_or(&repository);
         format!("amberfs.{short}.")

@@ -12,7 +12,7 @@ use crate::catalog::{BackupRecord, BackupStatus, DamagedRanges, Project, Restore
 use crate::jobs::{JobControl, JobId, JobSubject, Slot};
 use crate::source::{Source, SourceError, VolumeInfo};
 use crate::sysio::clock;
-use crate::types::{Refusal, RefusalKind, SourceName, VolumeName};
+use crate::types::{BackupId, Refusal, RefusalKind, SourceName, VolumeName};
 
 /// So much of a name stays when the time is appended: the whole then fits into the 255 bytes of a file name, with its
 /// ending.
@@ -235,7 +235,7 @@ impl Operations {
         };
         let stored = RestoreTarget {
             source: source.name().clone(),
-            volume: temporary_name(record)?,
+            volume: parse_volume_name(&temporary_name(record.id))?,
             is_new: true,
             final_name: Some(name),
             any_name,
@@ -343,8 +343,13 @@ impl Operations {
 }
 
 /// The name of a new volume while it fills.
-fn temporary_name(record: &BackupRecord) -> Result<VolumeName, Refusal> {
-    parse_volume_name(&format!("{TEMPORARY_PREFIX}{}", record.id))
+fn temporary_name(id: BackupId) -> String {
+    format!("{TEMPORARY_PREFIX}{id}")
+}
+
+/// Is this what a restore of that backup calls the volume that it makes? No other is ever removed.
+pub(super) fn is_temporary_name(id: BackupId, name: &VolumeName) -> bool {
+    name.as_str() == temporary_name(id)
 }
 
 /// The size of a new volume: that of the backup unless a larger one is wanted.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::Operations;
 use super::super::refusal::sentence;
+use super::accept::is_temporary_name;
 use super::run::{Beginning, RestoreJob};
 use super::target::{Reservation, Target};
 use crate::catalog::{BackupRecord, BackupStatus, CatalogError, RestoreTarget};
@@ -84,7 +85,7 @@ impl RestoreJob {
         };
         let writer = match beginning {
             Beginning::Fresh => open().map_err(Refusal::from)?,
-            Beginning::Resumed => patiently(control, open)?,
+            Beginning::Resumed { .. } => patiently(control, open)?,
         };
         writer.ok_or_else(|| {
             let sentence = format!(
@@ -111,20 +112,34 @@ impl Operations {
         if stored.final_name.is_none() && (stored.is_new || stored.instance.is_none()) {
             return Err(cannot("an older amberfs began it"));
         }
+        if stored.is_new && !is_temporary_name(record.id, &stored.volume) {
+            return Err(cannot("its record names a volume that no restore of it makes"));
+        }
         let source = self.sources.get(&stored.source).ok_or_else(|| {
             cannot(&format!("source {} is not in the configuration any more", stored.source))
         })?;
         let target = Target { source: Arc::clone(source), stored };
         let taken = self.take_scratch(&target.stored)?;
         let reservation = self.reserve_target(&target)?;
-        let job =
-            RestoreJob::new(Arc::clone(self), record.id, target, reservation, taken, Beginning::Resumed);
+        let beginning = Beginning::Resumed { is_remembered: self.is_remembered(record.id, &target) };
+        let job = RestoreJob::new(Arc::clone(self), record.id, target, reservation, taken, beginning);
         match self.submit_restore(record, job) {
             Ok(job) => tracing::info!(backup = %record.id, %job, "the restore goes on"),
             // The job was dropped, and put things right.
             Err(refusal) => tracing::warn!(backup = %record.id, %refusal, "the restore cannot go on"),
         }
         Ok(())
+    }
+
+    /// Does this machine remember that a restore of this backup to this volume was not finished?
+    fn is_remembered(&self, id: BackupId, target: &Target) -> bool {
+        let (source, volume) = target.key();
+        let (backup, volume) = (id.to_string(), format!("{source}/{volume}"));
+        self.jobs.unfinished_before().iter().any(|job| {
+            &*job.kind == "restore"
+                && job.backup.as_ref() == Some(&backup)
+                && job.volume.as_ref() == Some(&volume)
+        })
     }
 
     /// Keeps the names of a restore that does not go on, so that none begins that has the same temporary volume.
@@ -140,7 +155,9 @@ impl Operations {
     /// temporary name.
     pub(in super::super) fn give_up_restore(&self, id: BackupId) {
         let target = self.repository.catalog().get(id).and_then(|record| record.restore_target.clone());
-        if let Some(target) = target.as_ref().filter(|target| target.is_new) {
+        // A record that names another volume is none of ours, and that volume is not ours to remove.
+        let is_ours = |target: &&RestoreTarget| target.is_new && is_temporary_name(id, &target.volume);
+        if let Some(target) = target.as_ref().filter(is_ours) {
             self.abandon_restore(id);
             let source = self.sources.get(&target.source);
             let is_gone = source.is_none_or(|source| self.remove_patiently(source.as_ref(), &target.volume));

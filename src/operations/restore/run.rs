@@ -15,7 +15,7 @@ use crate::jobs::{JobControl, JobEnd, Stop};
 use crate::scratch::Taken;
 use crate::source::{SourceError, VolumeWriter};
 use crate::sysio::device::ReadAt;
-use crate::types::{BackupId, Refusal, RefusalKind};
+use crate::types::{BackupId, Refusal, RefusalKind, VolumeName};
 
 /// On a volume that is not, or not completely, what its backup was.
 const MARK_KEY: &str = "amberfs.restore";
@@ -28,7 +28,10 @@ pub(super) enum Beginning {
     /// Nothing was written yet.
     Fresh,
     /// An earlier process may have written something.
-    Resumed,
+    Resumed {
+        /// The journal of this machine has it, too: it is not only the repository that says so.
+        is_remembered: bool,
+    },
 }
 
 /// What is written.
@@ -69,7 +72,7 @@ impl RestoreJob {
 
     /// Did an earlier process begin it?
     pub(super) fn is_resumed(&self) -> bool {
-        self.beginning == Beginning::Resumed
+        matches!(self.beginning, Beginning::Resumed { .. })
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -136,7 +139,7 @@ impl RestoreJob {
     fn fill_new(&mut self, contents: Contents<'_>, control: &JobControl) -> Result<(), JobEnd> {
         let found = match self.beginning {
             Beginning::Fresh => Found::Nothing,
-            Beginning::Resumed => self.find_new(control)?,
+            Beginning::Resumed { .. } => self.find_new(control)?,
         };
         let writer = match found {
             // A kill may have come between the name and its sync.
@@ -175,7 +178,7 @@ impl RestoreJob {
         // What an earlier try under this name left, if anything.
         match self.beginning {
             Beginning::Fresh => source.remove_volume(&stored.volume).map_err(Refusal::from)?,
-            Beginning::Resumed => patiently(control, || source.remove_volume(&stored.volume))?,
+            Beginning::Resumed { .. } => patiently(control, || source.remove_volume(&stored.volume))?,
         }
         let volume_type = self.operations.volume_type(stored.volume_type.as_ref())?;
         let record = self.operations.record(self.id)?;
@@ -205,6 +208,9 @@ impl RestoreJob {
     fn overwrite(&mut self, contents: Contents<'_>, control: &JobControl) -> Result<(), JobEnd> {
         let image = contents.disk;
         let writer = self.open_existing(self.beginning, control)?;
+        if let Beginning::Resumed { is_remembered: false } = self.beginning {
+            check_marked(self.target.name(), writer.as_ref())?;
+        }
         if writer.size_bytes() < image.size_bytes() {
             let sentence = format!("volume {} was made smaller than the backup", self.target.name());
             return Err(Refusal::new(RefusalKind::VolumeTooSmall, sentence).into());
@@ -281,6 +287,19 @@ impl RestoreJob {
             .update(self.id, |record| record.restore_target = Some(stored))?;
         Ok(())
     }
+}
+
+/// Refuses to go on overwriting a volume of which nothing but the repository says that it was begun: whoever can write
+/// there could name any volume.
+fn check_marked(name: &VolumeName, writer: &dyn VolumeWriter) -> Result<(), Refusal> {
+    if writer.mark(MARK_KEY).map_err(Refusal::from)?.as_deref() == Some(MARK_VALUE) {
+        return Ok(());
+    }
+    let sentence = format!(
+        "volume {:?} bears no mark of a restore that was begun, and this machine remembers none: it was left as it is; restore again",
+        name.as_str()
+    );
+    Err(Refusal::new(RefusalKind::InvalidState, sentence))
 }
 
 impl Drop for RestoreJob {

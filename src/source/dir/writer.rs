@@ -174,6 +174,11 @@ impl VolumeWriter for FileWriter {
         marked.map_err(self.place.io(&action, &self.path))?;
         self.synced(self.file.sync_all().map_err(self.place.io("sync", &self.path)))
     }
+
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError> {
+        let action = format!("read the extended attribute \"user.{key}\" of");
+        attribute::get(&self.file, key).map_err(self.place.io(&action, &self.path))
+    }
 }
 
 /// Keeps two writers of ours apart, in one process or in several; others are seen by what they have open.

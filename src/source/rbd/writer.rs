@@ -133,4 +133,13 @@ impl VolumeWriter for RbdWriter {
             },
         })
     }
+
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError> {
+        let (image, wanted) = (Arc::clone(&self.image), key.to_owned());
+        let doing = format!("reading the mark {key} of {}", self.title);
+        self.connection.call_io(&doing, move |_| match image.metadata(&wanted) {
+            Err(failure) if failure.errno == libc::ENOENT => Ok(None),
+            found => found.map(Some),
+        })
+    }
 }

@@ -108,6 +108,12 @@ unsafe extern "C" {
         values: *mut c_char,
         values_size: *mut usize,
     ) -> c_int;
+    pub fn rbd_metadata_get(
+        image: RbdImage,
+        key: *const c_char,
+        value: *mut c_char,
+        value_length: *mut usize,
+    ) -> c_int;
     pub fn rbd_metadata_set(image: RbdImage, key: *const c_char, value: *const c_char) -> c_int;
     pub fn rbd_metadata_remove(image: RbdImage, key: *const c_char) -> c_int;
 

@@ -198,6 +198,20 @@ impl Image {
         Err(Failure { call: CALL, errno: libc::ERANGE })
     }
 
+    /// Returns the value of one key of the image-meta; `ERANGE` for one longer than those that are read so.
+    pub fn metadata(&self, key: &str) -> Result<String, Failure> {
+        const CALL: &str = "rbd_metadata_get";
+        let key = c_string(CALL, key)?;
+        let mut value = [0_u8; 256];
+        let mut length = value.len();
+        // SAFETY: the image is open, the key is NUL-terminated, and the buffer is as large as it is said to be.
+        let code = unsafe {
+            ffi::rbd_metadata_get(self.handle, key.as_ptr(), value.as_mut_ptr().cast(), &raw mut length)
+        };
+        check(CALL, code)?;
+        Ok(nul_terminated(&value).next().unwrap_or_default())
+    }
+
     pub fn set_metadata(&self, key: &str, value: &str) -> Result<(), Failure> {
         const CALL: &str = "rbd_metadata_set";
         let (key, value) = (c_string(CALL, key)?, c_string(CALL, value)?);
