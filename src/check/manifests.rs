@@ -48,7 +48,7 @@ impl Manifests {
 
     pub(super) fn list(&self) -> Result<BTreeMap<ManifestId, u64>, CheckError> {
         let entries = self.objects.list(ObjectKind::Manifest)?;
-        let manifest = |ObjectEntry { name, length }| match name {
+        let manifest = |ObjectEntry { name, length, .. }| match name {
             ObjectName::Manifest(id) => Some((id, length)),
             _ => None,
         };

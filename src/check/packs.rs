@@ -96,7 +96,7 @@ impl Packs {
 
     fn list(&self) -> Result<Vec<(PackId, u64)>, CheckError> {
         let entries = self.opened.objects.list(ObjectKind::Pack)?;
-        let pack = |ObjectEntry { name, length }| match name {
+        let pack = |ObjectEntry { name, length, .. }| match name {
             ObjectName::Pack(id) => Some((id, length)),
             _ => None,
         };

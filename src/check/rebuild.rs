@@ -118,7 +118,7 @@ impl<'a> Rebuild<'a> {
             .collect();
         let with_record: BTreeSet<BackupId> = all.iter().map(|record| record.id).collect();
         let unreadable = self.repository.catalog().unreadable();
-        for id in unreadable {
+        for id in &unreadable {
             let why = "it is a record that cannot be read, and stays; `amberfs repo check --repair` puts a good one in its place";
             self.report.unreadable.push((ObjectName::Record(*id).to_string(), why.to_owned()));
         }

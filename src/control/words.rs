@@ -3,7 +3,8 @@
 use clap::ValueEnum;
 
 use super::grammar::{
-    BackupArgs, DeleteArgs, GcArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, VerifyArgs, XfsUuidArgs,
+    BackupArgs, DeleteArgs, GcArgs, ResetStateArgs, RestoreArgs, ScratchArgs, SetArgs, VerifyArgs,
+    XfsUuidArgs,
 };
 
 pub(super) fn of_backup(args: &BackupArgs) -> Vec<String> {

@@ -63,7 +63,7 @@ impl StoreError {
             Self::Object(ObjectError::Io { source, .. }) => is_of_the_medium(&source.source),
             Self::Object(ObjectError::Folder { .. }) => false,
             Self::Object(_) => true,
-            Self::Index(_) | Self::Stopped => false,
+            Self::Index(_) | Self::NoMemory { .. } | Self::Stopped => false,
         }
     }
 }

@@ -206,4 +206,9 @@ impl VolumeWriter for SeveredWriter {
         check(&self.is_dead, &self.name)?;
         self.inner.set_mark(key, value)
     }
+
+    fn mark(&self, key: &str) -> Result<Option<String>, SourceError> {
+        check(&self.is_dead, &self.name)?;
+        self.inner.mark(key)
+    }
 }

@@ -13,7 +13,7 @@ use amberfs::catalog::{Project, Quota};
 use amberfs::format::codec::Compression;
 use amberfs::jobs::{EventLog, JobId, JobQueue, JobQueueOptions, JobState};
 use amberfs::operations::{
-    BackupRequest, DiffTrust, Operations, OperationsOptions, Requester, WithoutParent,
+    BackupRequest, DiffTrust, Operations, OperationsOptions, Requester, VerifyOptions, WithoutParent,
 };
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::scratch::ScratchImages;
@@ -115,6 +115,7 @@ impl World {
             memory_bytes: 64 << 20,
             restore_step_bytes: RESTORE_STEP_BYTES,
             diff_trust: DiffTrust::default(),
+            verify: VerifyOptions::default(),
         };
         let scratch = ScratchImages::open(&repository, 1 << 30).map_err(|error| error.to_string())?;
         let operations = Operations::new(repository, Sources::new(vec![source]), jobs, scratch, options);

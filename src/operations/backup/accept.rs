@@ -267,7 +267,7 @@ impl Operations {
     }
 
     /// What the names of this repository's snapshots start with.
-    fn snapshot_prefix(&self) -> String {
+    pub(in super::super) fn snapshot_prefix(&self) -> String {
         let repository = self.repository.header().id.to_string();
         let short = repository.get(..8).unwrap_or(&repository);
         format!("amberfs.{short}.")

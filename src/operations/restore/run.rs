@@ -292,7 +292,8 @@ impl RestoreJob {
 /// Refuses to go on overwriting a volume of which nothing but the repository says that it was begun: whoever can write
 /// there could name any volume.
 fn check_marked(name: &VolumeName, writer: &dyn VolumeWriter) -> Result<(), Refusal> {
-    if writer.mark(MARK_KEY).map_err(Refusal::from)?.as_deref() == Some(MARK_VALUE) {
+    let mark = writer.mark(MARK_KEY).map_err(Refusal::from)?;
+    if mark.is_some_and(|mark| mark == INCOMPLETE || mark == DAMAGED) {
         return Ok(());
     }
     let sentence = format!(
