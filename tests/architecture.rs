@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In reading order: each layer may name those above it only.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "types",
     "sysio",
     "metrics",

@@ -22,7 +22,7 @@ fn the_tree_can_be_walked() {
         ".\n./README\n./backups\n./backups/{id}\n./backups/{id}/image\n./backups/{id}/info.json\n\
          ./backups/{id}/record\n./control\n./control/backup\n./control/cancel\n./control/delete\n./control/flatten\n./control/gc\n\
          ./control/import\n./control/reset-state\n./control/restore\n./control/scratch\n\
-         ./control/set\n./control/xfs-uuid\n./events\n./jobs\n./metrics\n\
+         ./control/set\n./control/verify\n./control/xfs-uuid\n./events\n./jobs\n./metrics\n\
          ./quotas\n./quotas/default\n./quotas/tenant\n./scratch\n./status.json\n./volumes\n./volumes/local\n./volumes/local/a%2Fb\n./volumes/local/caf\u{e9}\n\
          ./volumes/local/vol\n./volumes/local/vol/first\n./volumes/local/vol/latest\n"
     );
