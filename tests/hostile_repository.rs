@@ -95,6 +95,8 @@ impl Victim {
             scratch: None,
             new_xfs_uuid: None,
             is_abandoned: false,
+            skip_damaged: false,
+            skipped: Default::default(),
         }
     }
 
