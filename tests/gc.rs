@@ -23,7 +23,7 @@ use amberfs::operations::{DeleteRequest, GcRequest, REWRITE_BELOW_PERCENT, Reque
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::source::Source;
 use amberfs::source::dir::DirSource;
-use amberfs::types::{BackupId, ChunkId, RefusalKind};
+use amberfs::types::{BackupId, ByteSize, ChunkId, RefusalKind};
 
 use support::bytes::{Numbers, pattern};
 use support::engine::{Engine, full, incremental};
@@ -156,24 +156,34 @@ fn what_only_deleted_backups_needed_goes_and_everything_else_reads_back() {
     assert_eq!(engine.operations.repository().store().index_stats().chunk_count, 0);
 }
 
+/// The memory of a collection is a share of what all jobs may take: here what holds some 4,000 ids at once.
 #[test]
 fn little_memory_takes_longer_and_gives_the_same() {
+    const SMALL_CHUNK: u64 = 4096;
     let world = World::new();
+    Repository::create(&Location::Directory(world.repository()), ByteSize(SMALL_CHUNK)).unwrap();
     let engine = world.open();
-    let seeds: Vec<u64> = (0..300).collect();
-    world.write("v", &seeds);
+    // 10,240 chunks, of which every tenth is needed in the end.
+    let mut bytes = pattern(1, 40 << 20);
+    std::fs::write(world.folder.path().join("volumes/v.raw"), &bytes).unwrap();
     let old = engine.backup(full("v")).id;
-    let bytes = world.write("v", &[&seeds[..30], &[1000; 1]].concat());
+    for chunk in bytes.chunks_mut(SMALL_CHUNK as usize).enumerate().filter(|(number, _)| number % 10 != 0) {
+        chunk.1.fill(7);
+    }
+    std::fs::write(world.folder.path().join("volumes/v.raw"), &bytes).unwrap();
     let new = engine.backup(incremental("v")).id;
     flatten(&engine, new);
-    delete(&engine, &[old]);
+    let all = collect(&engine, GcRequest { dry_run: true, ..COLLECT });
+    assert_eq!(all["chunks_needed"], 10_241);
     engine.close();
-    // Nothing is left of it for a table of more than the smallest size, which all the chunks fit in: so the parts
-    // are checked in src/store/garbage/live.rs, and here that as little memory as there can be is enough.
-    let engine = world.open_with_memory(8 << 20);
+    let engine = world.open_with_memory(64 << 10);
+    let in_parts = collect(&engine, GcRequest { dry_run: true, ..COLLECT });
+    assert_eq!(in_parts, all);
+    delete(&engine, &[old]);
     let done = collect(&engine, COLLECT);
-    assert_eq!(done["chunks_needed"], 31);
-    assert_eq!(engine.image(new), bytes);
+    assert_eq!((done["chunks_needed"], done["garbage_left_bytes"]), (1025, 0));
+    assert!(done["packs_rewritten"] > 0, "{done:?}");
+    assert!(engine.image(new) == bytes);
 }
 
 #[test]
@@ -496,4 +506,58 @@ fn a_reader_of_a_copied_repository_sees_what_was_collected_as_it_is() {
     copied.image(new).unwrap().read(0, &mut read).unwrap();
     assert_eq!(read, bytes);
     assert!(copied.catalog().all().iter().all(|record| record.status == BackupStatus::Available));
+}
+
+/// `cargo test --release --test gc -- --ignored --nocapture how_long`: backups with a collection under way all the time,
+/// against backups without.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_backups_wait_for_a_collection() {
+    let mut rounds = Vec::new();
+    for turn in 0..6 {
+        let world = World::new();
+        let engine = world.open();
+        // Half of what there is, is garbage.
+        for number in 0..8_u64 {
+            world.write("old", &(number * 1000..number * 1000 + 500).collect::<Vec<u64>>());
+            let id = engine.backup(full("old")).id;
+            if number % 2 == 0 {
+                delete(&engine, &[id]);
+            }
+        }
+        let is_over = AtomicBool::new(turn % 2 == 0);
+        let seconds: Vec<f64> = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    collect(&engine, GcRequest { rewrite_below_percent: 100, ..COLLECT });
+                }
+            });
+            let seconds = (0..20_u64).map(|number| {
+                world.write(
+                    "v",
+                    &(0..100).map(|chunk| 1_000_000 + number * 100 + chunk).collect::<Vec<u64>>(),
+                );
+                let before = std::time::Instant::now();
+                engine.backup(full("v"));
+                before.elapsed().as_secs_f64()
+            });
+            let seconds = seconds.collect();
+            is_over.store(true, Ordering::Relaxed);
+            seconds
+        });
+        rounds.push((turn % 2 == 1, seconds));
+    }
+    for wanted in [false, true] {
+        let mut all: Vec<f64> = rounds
+            .iter()
+            .filter(|(with, _)| *with == wanted)
+            .flat_map(|(_, seconds)| seconds.clone())
+            .collect();
+        all.sort_by(f64::total_cmp);
+        let (median, longest) = (all[all.len() / 2], all[all.len() - 1]);
+        println!(
+            "with a collection: {wanted}; median {median:.3} s, longest {longest:.3} s of {} backups of 6.5 MB",
+            all.len()
+        );
+    }
 }

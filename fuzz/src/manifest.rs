@@ -237,10 +237,11 @@ fn world() -> &'static Mutex<World> {
         std::fs::create_dir(&folder).unwrap();
         let index = ChunkIndex::open(&folder, RepositoryId::from_bytes([1; 16]), 1 << 20).unwrap();
         let as_objects: Arc<dyn ObjectStore> = Arc::clone(&objects) as _;
-        let store = ChunkStore::open(as_objects, index, Compression::None, 4 << 20).unwrap();
-        let mut writer = store.writer();
+        let store = ChunkStore::open(as_objects, index, Compression::None, 4 << 20, None).unwrap();
+        let session = store.session();
+        let mut writer = session.writer();
         for number in 0..16 {
-            writer.add(store.prepare(&chunk(number)).unwrap()).unwrap();
+            writer.add(session.prepare(&chunk(number)).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         store.flush_index().unwrap();

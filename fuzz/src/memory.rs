@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use amberfs::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore, ObjectWriter};
+use amberfs::objects::{
+    ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStamp, ObjectStore, ObjectWriter,
+};
+use amberfs::types::ChunkId;
 
 type Objects = Arc<Mutex<HashMap<ObjectName, Vec<u8>>>>;
 
@@ -85,7 +88,9 @@ impl ObjectStore for MemoryStore {
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError> {
         let objects = self.objects.lock().unwrap();
         let entries = objects.iter().filter(|(name, _)| is_of(kind, **name));
-        Ok(entries.map(|(name, bytes)| ObjectEntry { name: *name, length: bytes.len() as u64 }).collect())
+        Ok(entries
+            .map(|(name, bytes)| ObjectEntry { name: *name, length: bytes.len() as u64, stamp: stamp(bytes) })
+            .collect())
     }
 
     fn remove(&self, name: ObjectName) -> Result<(), ObjectError> {
@@ -113,4 +118,9 @@ impl ObjectWriter for MemoryWriter {
             Some(_) => Err(ObjectError::Exists { name: self.name }),
         }
     }
+}
+
+fn stamp(bytes: &[u8]) -> ObjectStamp {
+    let id = ChunkId::of(bytes);
+    ObjectStamp::new(u64::from_le_bytes(*id.as_bytes().first_chunk().unwrap()))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use amberfs::catalog::{BackupInfo, BackupRecord, BackupStatus, Catalog, ManifestReference};
+use amberfs::catalog::{BackupInfo, BackupRecord, BackupStatus, Catalog, DiffCheck, ManifestReference};
 use amberfs::objects::{ObjectName, ObjectStore};
 use amberfs::types::{BackupId, ManifestId, Timestamp, VolumeId, VolumeMetadata};
 
@@ -93,6 +93,8 @@ fn record(number: u64, input: &mut Input<'_>) -> BackupRecord {
         restore_target: None,
         protected: false,
         retired_manifests: Vec::new(),
+        diff_check: DiffCheck::default(),
+        damage: None,
     }
 }
 

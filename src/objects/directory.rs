@@ -201,7 +201,7 @@ fn stamp(metadata: &Metadata) -> ObjectStamp {
         // It may be replaced again at what the file system will call the same time.
         RandomState::new().hash_one(()).hash(&mut hasher);
     }
-    ObjectStamp(hasher.finish())
+    ObjectStamp::new(hasher.finish())
 }
 
 /// Something in a store's folder that is no object.

@@ -25,6 +25,13 @@ pub struct ObjectEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectStamp(u64);
 
+impl ObjectStamp {
+    /// Made by a store of whatever it tells its objects apart by.
+    pub const fn new(stamp: u64) -> Self {
+        Self(stamp)
+    }
+}
+
 /// A place for objects: a directory, later a RADOS pool or an S3 bucket.
 ///
 /// An object is there whole and durable, or not at all, whatever happens to the writer. It is never changed in

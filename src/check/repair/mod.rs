@@ -18,9 +18,11 @@ use std::path::Path;
 
 use super::report::CheckReport;
 use super::{CheckError, Checker, Depth, Watch, open_for_writing};
+use crate::catalog::{BackupRecord, BackupStatus};
 use crate::repository::{Location, Repository, RepositoryOptions};
 use crate::source::Sources;
 use crate::store::remember_damage;
+use crate::types::BackupId;
 use wanted::Wanted;
 
 /// So many single repairs are told.
@@ -99,6 +101,7 @@ pub fn repair(
         report.after = repair.checker.look(watch, &mut |_, _| {})?;
     }
     repair.remember();
+    repair.end_errors(&report.after.whole)?;
     Ok(report)
 }
 
@@ -114,6 +117,24 @@ impl Repair<'_> {
     /// Where damaged documents are kept that were replaced.
     fn replaced_folder(&self) -> std::path::PathBuf {
         self.repository.state_folder().join("replaced")
+    }
+
+    /// Backups that were in error because they were damaged are available again when all of them can be read.
+    fn end_errors(&self, whole: &[BackupId]) -> Result<(), CheckError> {
+        let catalog = self.repository.catalog();
+        for id in whole {
+            let is_mended = |record: &BackupRecord| {
+                record.is_damaged()
+                    && record.damage.as_ref().is_some_and(|damage| !damage.differs_from_source)
+            };
+            if catalog.get(*id).is_some_and(|record| is_mended(&record)) {
+                catalog.update(*id, |record| {
+                    record.status = BackupStatus::Available;
+                    (record.damage, record.fail_reason) = (None, None);
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// What is damaged still, for the next daemon.
