@@ -49,7 +49,7 @@ impl World {
     }
 
     fn open_with_memory(&self, memory_bytes: u64) -> Engine {
-        let source = DirSource::open("local".parse().unwrap(), &self.folder.path().join("volumes")).unwrap();
+        let source = DirSource::open("local".parse().unwrap(), self.folder.path().join("volumes")).unwrap();
         let sources = vec![Arc::new(source) as Arc<dyn Source>];
         Engine::open_with(&self.repository(), sources, 15, |options| options.memory_bytes = memory_bytes)
     }

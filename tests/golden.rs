@@ -42,6 +42,15 @@ fn expected_of(engine: &Engine, id: BackupId) -> String {
     text + &BackupInfo::new(&record, repository.catalog().has_dependents(id), "golden").to_json()
 }
 
+/// Leaves out the fields that the version which wrote the expected text did not have yet: they do not apply.
+fn as_it_was(actual: &str, expected: &str) -> String {
+    let known = |line: &&str| {
+        let is_new = line.trim_start().strip_prefix('"').and_then(|line| line.split_once("\": null,"));
+        is_new.is_none_or(|(name, _)| expected.contains(&format!("\"{name}\":")))
+    };
+    actual.split_inclusive('\n').filter(known).collect()
+}
+
 /// Opens a copy, so that what is kept is never changed, and checks every byte of it.
 fn check(golden: &Path) {
     let copy = tempfile::tempdir().unwrap();
@@ -55,7 +64,8 @@ fn check(golden: &Path) {
         assert_eq!(engine.operations.repository().catalog().count(), expected.len());
         for (id, expected) in &expected {
             let actual = expected_of(&engine, id.parse().unwrap());
-            assert_eq!(actual, String::from_utf8_lossy(expected), "{} in {}", id, golden.display());
+            let expected = String::from_utf8_lossy(expected);
+            assert_eq!(as_it_was(&actual, &expected), expected, "{} in {}", id, golden.display());
         }
         engine.close();
     }

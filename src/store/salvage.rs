@@ -45,6 +45,7 @@ pub fn salvage<E: From<StoreError>>(
         }
     }
     for gap in gaps(known, bytes.len()) {
+        let mut explained = gap.start;
         let mut starts = BTreeSet::from([gap.start]);
         while let Some(start) = starts.pop_first().filter(|_| pack.budget > 0) {
             let Some(rest) = bytes.get(start..gap.end).filter(|rest| !rest.is_empty()) else { continue };
@@ -53,10 +54,15 @@ pub fn salvage<E: From<StoreError>>(
                 found(&pack.plain)?;
             }
             match length {
-                Some(length) => starts = BTreeSet::from([start + length]),
+                Some(length) => {
+                    pack.backwards(explained..start, &mut found)?;
+                    explained = start + length;
+                    starts = BTreeSet::from([explained]);
+                }
                 None => starts.extend(pack.next_starts(rest).map(|offset| start + offset)),
             }
         }
+        pack.backwards(explained..gap.end, &mut found)?;
     }
     Ok(())
 }
@@ -122,7 +128,12 @@ impl<F: Fn(ChunkId) -> bool> DamagedPack<'_, F> {
         let Some(stored) = self.entry_range(entry).and_then(|range| self.bytes.get(range)) else {
             return false;
         };
-        if !self.spend(entry.plain_length.into()) {
+        // A wrong length would use up what may be hashed.
+        let declared = match entry.codec {
+            Codec::Zstd => codec::frame_at(stored).map(|(_, plain_length)| plain_length),
+            Codec::Raw => Some(entry.stored_length.into()),
+        };
+        if declared != Some(entry.plain_length.into()) || !self.spend(entry.plain_length.into()) {
             return false;
         }
         self.plain.resize(entry.plain_length as usize, 0);
@@ -151,6 +162,28 @@ impl<F: Fn(ChunkId) -> bool> DamagedPack<'_, F> {
             }
         }
         (None, false)
+    }
+
+    /// Looks for chunks stored as they are that end where the range ends, one before the other: where the first one begins is
+    /// not known behind a damaged frame.
+    fn backwards<E>(
+        &mut self,
+        range: Range<usize>,
+        found: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut end = range.end;
+        'chunks: loop {
+            for length in self.lengths {
+                let start = end.checked_sub(*length as usize).filter(|start| *start >= range.start);
+                let Some(raw) = start.and_then(|start| self.bytes.get(start..end)) else { continue };
+                if !raw.is_empty() && self.spend((*length).into()) && (self.is_wanted)(ChunkId::of(raw)) {
+                    found(raw)?;
+                    end -= raw.len();
+                    continue 'chunks;
+                }
+            }
+            return Ok(());
+        }
     }
 
     /// Returns where the next chunk may begin when none was found at the start of these bytes.
@@ -247,7 +280,10 @@ mod tests {
         for position in (whole.len() - 64 - 12 * 48..whole.len()).step_by(7) {
             let mut bytes = whole.clone();
             bytes[position] ^= 4;
-            assert_eq!(salvaged(&bytes, &chunks).len(), 12, "byte {position}");
+            let found = salvaged(&bytes, &chunks);
+            let lost: Vec<usize> =
+                (0..12).filter(|number| !found.contains(&ChunkId::of(&chunks[*number]))).collect();
+            assert_eq!(lost, [0; 0], "byte {position} of {}", whole.len());
         }
     }
 

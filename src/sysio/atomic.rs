@@ -51,6 +51,11 @@ impl NewFile {
 
     /// The same in the place of whatever has the name; after an error that one has it still.
     fn finish_in_place(mut self) -> Result<(), PathError> {
+        // A swap would put a folder away, which a rename does not.
+        if fs::symlink_metadata(&self.destination).is_ok_and(|there| there.is_dir()) {
+            let error = io::Error::from_raw_os_error(Errno::ISDIR.raw_os_error());
+            return Err(PathError::new("replace", &self.destination, error));
+        }
         self.sync()?;
         match self.rename(RenameFlags::EXCHANGE) {
             // What was there is behind the temporary name until the new one is durable.
