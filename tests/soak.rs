@@ -9,6 +9,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     reason = "a failed expectation is a failed test, and what is counted is printed"
 )]
 
@@ -209,7 +210,7 @@ impl Soak {
             self.change_a_little(name);
         }
         let jobs: Vec<String> = VOLUMES.iter().map(|name| self.begin_backup(name).1).collect();
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             self.collect();
         }
         for job in jobs {
@@ -218,7 +219,7 @@ impl Soak {
         for name in VOLUMES {
             self.expire(name);
         }
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             self.restore();
         }
     }

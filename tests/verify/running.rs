@@ -36,7 +36,7 @@ impl World {
     }
 
     fn open(&self) -> Engine {
-        let source = DirSource::open("local".parse().unwrap(), &self.folder.path().join("volumes")).unwrap();
+        let source = DirSource::open("local".parse().unwrap(), self.folder.path().join("volumes")).unwrap();
         let sources = vec![Arc::new(source) as Arc<dyn Source>];
         Engine::open_with(&self.folder.path().join("repository"), sources, 1, |_| ())
     }
