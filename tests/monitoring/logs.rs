@@ -88,8 +88,12 @@ fn what_the_log_is_to_tell_is_not_silently_misunderstood() {
     watched.daemon.serve_with(|command| {
         command.env("AMBERFS_LOG", "amberfs=loud");
     });
-    let log = watched.daemon.log()[old..].to_owned();
-    assert!(log.contains("WARN") && log.contains("AMBERFS_LOG") && log.contains("serving"), "{log}");
+    // It is told behind the first answer.
+    let log = until("the log to say that it serves", || {
+        let log = watched.daemon.log()[old..].to_owned();
+        log.contains("serving").then_some(log)
+    });
+    assert!(log.contains("WARN") && log.contains("AMBERFS_LOG"), "{log}");
     watched.daemon.stop();
     let old = watched.daemon.log().len();
     watched.daemon.serve_with(|command| {
