@@ -68,12 +68,15 @@ fn a_restore_that_was_only_queued_is_run_by_the_next_start() {
     let (id, bytes) = lost_volume(&world);
     world.volume("w", &bytes);
     let other = world.engine().backup(full("w")).id;
+    // Something has to be written.
+    world.volume("w", &vec![7; bytes.len()]);
     world.stop();
     world.open(1, |_| {});
     world.gates.writes.close();
     world.accept(&over(other, "w"));
     let queued = world.accept(&RestoreRequest { name: Some("n".to_owned()), ..restore(id) });
-    world.gates.writes.wait_until_waiting(0);
+    // It has marked its volume: this machine remembers no jobs here.
+    world.gates.writes.wait_until_waiting(1);
     assert_eq!(world.record(id).status, BackupStatus::Restoring);
     assert_eq!(queued.volume.as_str(), "n");
     world.stop();
