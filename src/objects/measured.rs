@@ -163,6 +163,10 @@ impl<S: ObjectStore> ObjectStore for MeasuredStore<S> {
         LENGTH.measure(|| self.store.length(name))
     }
 
+    fn forget_kept(&self, name: ObjectName) {
+        self.store.forget_kept(name);
+    }
+
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError> {
         LIST.measure(|| self.store.list(kind))
     }

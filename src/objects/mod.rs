@@ -58,7 +58,7 @@ pub trait ObjectStore: Send + Sync {
     fn length(&self, name: ObjectName) -> Result<u64, ObjectError>;
 
     /// Lets go of what is kept of an object in memory, so that the next reads come from where it is stored. A hint.
-    fn forget_kept(&self, _name: ObjectName) {}
+    fn forget_kept(&self, name: ObjectName);
 
     /// Lists the objects of a kind in any order. What is not named as an object is passed over.
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError>;

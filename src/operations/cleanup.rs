@@ -141,6 +141,8 @@ impl Operations {
         let creating = records.iter().filter(|record| record.status == BackupStatus::Creating);
         let mut needed: HashSet<_> =
             creating.clone().filter_map(|record| self.snapshot_name(record.id).ok()).collect();
+        // Of one whose record cannot be read, it is what a repair takes its data from.
+        needed.extend(catalog.unreadable().into_iter().filter_map(|id| self.snapshot_name(id).ok()));
         // The source is asked what changed since the parent's, for as long as the backup is being made.
         let parents = creating.filter_map(|record| catalog.get(record.parent_id?));
         needed.extend(parents.filter_map(|parent| Some(parent.snapshot.as_ref()?.name.clone())));

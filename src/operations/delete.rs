@@ -48,7 +48,15 @@ impl Operations {
         // None begins before all are accepted. Dropped on the way out, it cancels those that were.
         let (accept, accepted) = crossbeam_channel::bounded(planned.len());
         for record in &planned {
-            jobs.insert(record.id, self.submit_delete(record, accepted.clone())?);
+            match self.submit_delete(record, accepted.clone()) {
+                Ok(job) => drop(jobs.insert(record.id, job)),
+                Err(refusal) => {
+                    // Whoever is refused finds nothing changed.
+                    drop(accept);
+                    jobs.values().for_each(|job| drop(self.jobs.wait(*job)));
+                    return Err(refusal);
+                }
+            }
         }
         for _ in &planned {
             // There is room for all, whether the jobs have begun to wait or not.
@@ -388,7 +396,9 @@ impl Drop for DeleteJob {
             self.set_status(BackupStatus::ErrorDeleting, Some(reason));
             return;
         }
-        let is_shutting_down = self.operations.is_shutting_down();
-        self.stopped(if is_shutting_down { Stop::Shutdown } else { Stop::Cancelled });
+        // Nobody was told that it would be done.
+        let was_refused = self.accepted.as_ref().is_some_and(|accepted| accepted.try_recv().is_err());
+        let goes_on = self.operations.is_shutting_down() && !was_refused;
+        self.stopped(if goes_on { Stop::Shutdown } else { Stop::Cancelled });
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::access::not_authorized;
 use super::refusal::sentence;
 use super::{Operations, Requester};
-use crate::catalog::BackupRecord;
+use crate::catalog::{BackupRecord, BackupStatus};
 use crate::format::document;
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot};
 use crate::objects::{ObjectError, ObjectName};
 use crate::store::{GarbageError, GarbageOptions, Judgement, ManifestReader, StoreError};
-use crate::types::{BackupId, Refusal, RefusalKind};
+use crate::types::{BackupId, ManifestId, Refusal, RefusalKind};
 
 /// The kind of the job.
 const KIND: &str = "gc";
@@ -66,7 +66,7 @@ impl Operations {
             dry_run: request.dry_run,
         };
         let collected =
-            self.repository.store().collect_garbage(&options, &mut |manifest| self.judge(manifest), control);
+            self.repository.store().collect_garbage(&options, &mut |manifest| self.judge(manifest), &|seen| self.lost_manifest(seen), control);
         let report = collected.map_err(|error| match error {
             GarbageError::Stopped(stop) => JobEnd::Stopped(stop),
             error @ GarbageError::UnreadableManifest { .. } => {
@@ -108,6 +108,28 @@ impl Operations {
         let is_named = record.manifest.is_some_and(|named| named.id == manifest.id())
             || record.retired_manifests.contains(&manifest.id());
         Ok(if is_named { Judgement::Needed } else { Judgement::Abandoned })
+    }
+
+    /// A manifest that a record names and that is gone takes the knowledge with it of what its backup needs.
+    fn lost_manifest(&self, seen: &HashSet<ManifestId>) -> Result<Option<ManifestId>, StoreError> {
+        let catalog = self.repository.catalog();
+        let wanted = |id: BackupId| {
+            let record = catalog.get(id)?;
+            let is_going = matches!(record.status, BackupStatus::Deleting | BackupStatus::ErrorDeleting);
+            record.manifest.as_ref().filter(|_| !is_going).map(|manifest| manifest.id)
+        };
+        for record in catalog.all() {
+            let Some(manifest) = wanted(record.id).filter(|manifest| !seen.contains(manifest)) else { continue };
+            match self.repository.objects().length(ObjectName::Manifest(manifest)) {
+                // Published since it was looked for: its session has pinned what it needs.
+                Ok(_) => {}
+                // Flattened or deleted in between it has another one, or none.
+                Err(ObjectError::Missing { .. }) if wanted(record.id) != Some(manifest) => {}
+                Err(ObjectError::Missing { .. }) => return Ok(Some(manifest)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     fn backups_worked_on(&self) -> HashSet<BackupId> {

@@ -174,6 +174,10 @@ impl Operations {
     }
 
     fn check_writable(&self) -> Result<(), Refusal> {
+        if self.is_shutting_down() {
+            let sentence = "the daemon is ending; give the command again when it was started again";
+            return Err(Refusal::new(RefusalKind::InvalidState, sentence));
+        }
         if self.repository.is_read_only() {
             let location = self.repository.location();
             let why = match self.repository.writer() {

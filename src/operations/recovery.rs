@@ -98,7 +98,7 @@ impl Operations {
         let record = self.repository.catalog().get(id);
         match &*job.kind {
             "backup" => record.is_some_and(|record| record.has_image()),
-            "delete" => record.is_none(),
+            "delete" => record.is_none() && self.repository.has_record(id).is_ok_and(|there| !there),
             "flatten" => record.is_some_and(|record| !record.is_incremental()),
             _ => false,
         }

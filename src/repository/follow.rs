@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Repository, RepositoryError};
+use crate::objects::ObjectName;
 use crate::sysio::lock::{self, LockHolder};
 
 /// What cannot be found makes the repository be looked at so often.
@@ -40,6 +41,8 @@ impl Repository {
 
     fn take_in_changes(&self) -> Result<(), RepositoryError> {
         let changes = self.catalog.look()?;
+        // A repository that is not there has no backups either: they are not gone.
+        self.objects().length(ObjectName::Header)?;
         if !changes.is_empty() {
             self.store.index_new_packs()?;
             self.catalog.take_in(changes);

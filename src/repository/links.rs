@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::RepositoryError;
+use crate::objects::ObjectKind;
 
 /// Below the state folder there are folders of scratch images, and nothing below those.
 const DEPTH_MAX: u32 = 4;
@@ -13,6 +14,20 @@ const DEPTH_MAX: u32 = 4;
 /// Refuses a folder that is a link, or has one anywhere in it. One that is not there has none.
 pub(super) fn refuse_links(folder: &Path) -> Result<(), RepositoryError> {
     refuse(folder, DEPTH_MAX)
+}
+
+/// Refuses folders of objects that are links, or have a link to a folder in them: what is removed in them would be
+/// removed somewhere else.
+pub(super) fn refuse_linked_objects(root: &Path) -> Result<(), RepositoryError> {
+    for folder in ObjectKind::ALL.map(|kind| root.join(kind.folder())) {
+        refuse(&folder, 0)?;
+    }
+    let packs = root.join(ObjectKind::Pack.folder());
+    let failed = |source| RepositoryError::Io { path: packs.clone(), source };
+    match fs::read_dir(&packs) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        entries => entries.map_err(failed)?.try_for_each(|entry| refuse(&entry.map_err(failed)?.path(), 0)),
+    }
 }
 
 fn refuse(path: &Path, depth_left: u32) -> Result<(), RepositoryError> {

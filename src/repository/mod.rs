@@ -23,6 +23,7 @@ mod location;
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -144,6 +145,7 @@ impl Repository {
         let Location::Directory(path) = location;
         let directory = DirectoryStore::open(path);
         if write_lock.is_some() {
+            links::refuse_linked_objects(path)?;
             directory.clear_temporary()?;
             // Before the records and packs are looked at: what is seen from here on is durable.
             directory.sync_names()?;
@@ -411,13 +413,36 @@ fn is_read_only(error: &std::io::Error) -> bool {
 /// A folder that is removed with everything in it.
 pub struct TemporaryFolder {
     path: PathBuf,
+    /// Held for as long as somebody uses it: one that nobody holds was left by a killed process.
+    _lock: Option<FileLock>,
 }
+
+const TEMPORARY_INDEX: &str = "amberfs-index-";
 
 impl TemporaryFolder {
     fn create() -> Result<Self, RepositoryError> {
-        let path = std::env::temp_dir().join(format!("amberfs-index-{}", RepositoryId::random()));
+        Self::remove_left();
+        let path = std::env::temp_dir().join(format!("{TEMPORARY_INDEX}{}", RepositoryId::random()));
         std::fs::create_dir(&path).map_err(|source| RepositoryError::Io { path: path.clone(), source })?;
-        Ok(Self { path })
+        let lock = lock::try_lock(&path.join(LOCK))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Removes the folders of processes that were killed.
+    fn remove_left() {
+        let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+        let own = rustix::process::geteuid().as_raw();
+        for entry in entries.flatten() {
+            let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_INDEX));
+            let is_ours = |lock: &Path| {
+                std::fs::symlink_metadata(lock).is_ok_and(|file| file.is_file() && file.uid() == own)
+            };
+            let lock = entry.path().join(LOCK);
+            // One without a lock is being made.
+            if is_one && is_ours(&lock) && lock::try_lock(&lock).is_ok_and(|lock| lock.is_some()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 

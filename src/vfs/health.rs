@@ -176,7 +176,7 @@ impl Vfs {
     fn records_problem(&self) -> Option<Problem> {
         let unreadable = self.repository.catalog().unreadable();
         let why = format!("the records of these backups cannot be read: {}", named(unreadable.iter()));
-        let remedy = "nothing is deleted meanwhile; import exported records, or run `amberfs repo rebuild`, and start the daemon again";
+        let remedy = "nothing is deleted meanwhile; stop the daemon, run `amberfs repo check --repair`, and start it again";
         (!unreadable.is_empty())
             .then(|| degraded(RECORDS_UNREADABLE, self.started_at, why, remedy.to_owned()))
     }
@@ -187,7 +187,7 @@ impl Vfs {
         let since = damage.iter().map(|place| place.found_at).min()?;
         let packs: BTreeSet<_> = damage.iter().map(|place| place.pack).collect();
         let why = format!("{} places are damaged in these packs: {}", damage.len(), named(packs.iter()));
-        let remedy = "see to the repository's disk, and run `amberfs repo check --repair`".to_owned();
+        let remedy = "see to the repository's disk, run `amberfs backup verify --all`, and take full backups of the volumes concerned; or stop the daemon and run `amberfs repo check --repair`".to_owned();
         Some(degraded(CHUNKS_DAMAGED, since, why, remedy))
     }
 }
@@ -222,7 +222,7 @@ fn backups_in_error(records: &[Arc<BackupRecord>]) -> Option<Problem> {
     let since = records.iter().map(|record| record.updated_at).min()?;
     let why = format!("these backups are in error: {}", named(records.iter().map(|record| record.id)));
     let remedy =
-        "see `fail_reason` in `amberfs backup show ID`; make another backup, and delete these".to_owned();
+        "see `fail_reason` in `amberfs backup show ID`; make another backup; those that are damaged may be mended (`amberfs repo check --repair`, then `amberfs backup verify`), delete the others".to_owned();
     Some(degraded(BACKUPS_IN_ERROR, since, why, remedy))
 }
 

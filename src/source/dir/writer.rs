@@ -65,6 +65,8 @@ impl FileWriter {
             opened => opened.map_err(place.io("open for writing", &found.path))?,
         };
         lock(place, &found.name, &found.path, &file)?;
+        // After a sync that failed the kernel may show what never came to the disk, also to a process that knows nothing of it.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         let size_bytes = file.metadata().map_err(place.io("look at", &found.path))?.len();
         Ok(Self::new(place, found.path.clone(), file, size_bytes, false))
     }

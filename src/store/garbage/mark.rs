@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::live::{Claim, Full, LiveSet, Part};
-use super::{GarbageError, Judge, Judgement, Run};
+use super::{FindLost, GarbageError, Judge, Judgement, Run};
 use crate::format::manifest::Target;
 use crate::objects::{ObjectError, ObjectKind, ObjectName};
 use crate::store::manifest_reader::{ManifestReader, PageCache};
@@ -106,7 +106,11 @@ impl PackMarks {
 
 impl Run<'_> {
     /// Marks part by part; begins again with smaller parts when one is too large.
-    pub(super) fn mark(&mut self, judge: &mut Judge<'_>) -> Result<(), GarbageError> {
+    pub(super) fn mark(
+        &mut self,
+        judge: &mut Judge<'_>,
+        find_lost: &FindLost<'_>,
+    ) -> Result<(), GarbageError> {
         let mut judged = HashMap::new();
         let prints_max = self.prints_max();
         let mut bits = self.first_bits(prints_max);
@@ -130,6 +134,11 @@ impl Run<'_> {
             self.mark_packs(&mut live)?;
             self.report.chunks_needed += live.count();
             number += 1;
+        }
+        if let Some(id) = find_lost(&judged.keys().copied().collect())? {
+            let name = ObjectName::Manifest(id);
+            let source = Arc::new(ObjectError::Missing { name }.into());
+            return Err(GarbageError::UnreadableManifest { id, source });
         }
         self.report.manifests = judged.len() as u64;
         let count = |wanted| judged.values().filter(|judgement| **judgement == wanted).count() as u64;

@@ -1,7 +1,8 @@
 //! Garbage collection: removes what no manifest needs, beside backups, restores and open images.
 //!
 //! - *What is needed* is what the manifests name that are there, and nothing else: neither the index nor the catalog is
-//!   asked. A manifest that cannot be read ends the collection before anything is removed.
+//!   asked. A manifest that cannot be read, or is lost, ends the collection before anything is
+//!   removed.
 //! - *What may go* is a pack that was there when the collection began, and that no session counts on or wrote
 //!   (`store/collection.rs`): manifests that are published too late to be seen are of such sessions, or name chunks
 //!   that another manifest named before (a flatten's).
@@ -15,6 +16,7 @@ mod live;
 mod mark;
 mod sweep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -66,6 +68,9 @@ pub struct GarbageOptions {
 /// Whether a manifest is needed, for whoever knows the records.
 pub type Judge<'a> = dyn FnMut(&ManifestReader) -> Result<Judgement, StoreError> + 'a;
 
+/// Returns a manifest that is needed and neither among those that were seen nor in the repository.
+pub type FindLost<'a> = dyn Fn(&HashSet<ManifestId>) -> Result<Option<ManifestId>, StoreError> + 'a;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
     Needed,
@@ -106,6 +111,7 @@ impl ChunkStore {
         self: &Arc<Self>,
         options: &GarbageOptions,
         judge: &mut Judge<'_>,
+        find_lost: &FindLost<'_>,
         control: &JobControl,
     ) -> Result<GarbageReport, GarbageError> {
         let collecting = self.collection.begin().ok_or(GarbageError::AlreadyRunning)?;
@@ -118,7 +124,7 @@ impl ChunkStore {
             ..GarbageReport::default()
         };
         let mut run = Run { store: self, collecting, options, control, packs, abandoned: Vec::new(), report };
-        run.mark(judge)?;
+        run.mark(judge, find_lost)?;
         run.sweep()?;
         Ok(run.report)
     }
