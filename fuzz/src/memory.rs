@@ -85,6 +85,8 @@ impl ObjectStore for MemoryStore {
         objects.get(&name).map(|bytes| bytes.len() as u64).ok_or(ObjectError::Missing { name })
     }
 
+    fn forget_kept(&self, _name: ObjectName) {}
+
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectEntry>, ObjectError> {
         let objects = self.objects.lock().unwrap();
         let entries = objects.iter().filter(|(name, _)| is_of(kind, **name));

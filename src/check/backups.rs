@@ -125,7 +125,15 @@ pub(super) fn examine(
     if is_whole {
         return Ok(None);
     }
-    let layers = manifests.open_chain(&chain)?;
+    let layers = match manifests.open_chain(&chain) {
+        Ok(layers) => layers,
+        // Deleted or flattened meanwhile, as a second look will find, or lost.
+        Err(error) => {
+            hurt.add(ByteRange::new(0, record.size_bytes));
+            hurt.because(|| error.to_string());
+            return Ok(Some(hurt));
+        }
+    };
     let mut lookup = Lookup::default();
     for piece in ByteRange::new(0, record.size_bytes).split_on_grid(STEP_BYTES) {
         watch.checkpoint()?;

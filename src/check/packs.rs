@@ -88,6 +88,18 @@ impl Packs {
         Ok(self.opened.index.places(id)?.iter().any(|place| is_sound(place.pack)))
     }
 
+    /// Could the pack's list of chunks not be read?
+    pub(super) fn is_unlisted(&self, pack: PackId) -> bool {
+        let damage = self.known.get(&pack).and_then(|state| state.damage.as_ref());
+        damage.is_some_and(|damage| damage.is_unlisted)
+    }
+
+    /// Was this chunk in this pack damaged?
+    pub(super) fn was_damaged(&self, pack: PackId, chunk: ChunkId) -> bool {
+        let damage = self.known.get(&pack).and_then(|state| state.damage.as_ref());
+        damage.is_some_and(|damage| damage.chunks.iter().any(|(id, _)| *id == chunk))
+    }
+
     /// Are there other packs than were read?
     pub(super) fn has_changed(&self) -> Result<bool, CheckError> {
         let listed: BTreeSet<PackId> = self.list()?.into_iter().map(|(id, _)| id).collect();

@@ -292,7 +292,7 @@ impl<'a> Rebuild<'a> {
                 return Ok(Some(describe(&*error)));
             }
             for (range, id) in chunks {
-                if last != Some(id) && store.stored_length(id)?.is_none() {
+                if last != Some(id) && !store.is_there(id)? {
                     return Ok(Some(format!("chunk {id}, for {range}, is in no pack")));
                 }
                 last = Some(id);

@@ -125,7 +125,8 @@ impl Salvage {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what can be read, part by part, and zeros for the rest; the last error, if there was one.
+    /// Reads what can be read, part by part, and zeros for the rest; the last error, if there was one, or the first that is no
+    /// damage.
     fn read_parts(&self, offset: u64, into: &mut [u8]) -> Option<Arc<StoreError>> {
         let mut last_error = None;
         let mut rest = into;
@@ -137,6 +138,10 @@ impl Salvage {
                     Part::Unknown(_, error) => Err(Arc::clone(error)),
                 };
                 if let Err(error) = read {
+                    // This machine fails, and nothing is said of what is stored: no zeros stand for that.
+                    if !error.is_damage() {
+                        return Some(error);
+                    }
                     bytes.fill(0);
                     self.lock().note(part.range(), &error);
                     last_error = Some(error);
@@ -159,22 +164,25 @@ impl ReadAt for Salvage {
             return Ok(());
         }
         match self.read_parts(offset, into) {
-            Some(error) if !self.skips => Err(io::Error::other(error)),
+            Some(error) if !self.skips || !error.is_damage() => Err(io::Error::other(error)),
             _ => Ok(()),
         }
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        match self.image.next_data(offset) {
+        match Image::next_data(&self.image, offset) {
             Ok(data) => Ok(data),
+            Err(error) if !error.is_damage() => Err(io::Error::other(error)),
             Err(_) => Ok(self.image.next_part(offset).map(|part| part.start().max(offset))),
         }
     }
 
     /// What is not known is no hole: zeros have to be written there, too.
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
-        if let Ok(hole) = self.image.next_hole(offset) {
-            return Ok(hole);
+        match Image::next_hole(&self.image, offset) {
+            Ok(hole) => return Ok(hole),
+            Err(error) if !error.is_damage() => return Err(io::Error::other(error)),
+            Err(_) => {}
         }
         for piece in ByteRange::between(offset, self.size_bytes()).split_on_grid(REGION_BYTES) {
             if let Some(hole) = self.image.parts(piece).iter().find(|part| part.is_hole()) {

@@ -160,9 +160,16 @@ impl Database {
     }
 
     /// Takes the entries of packs that are not known any more out of all buckets.
-    pub(super) fn compact(&self, is_known: impl Fn(PackNumber) -> bool) -> Result<(), IndexError> {
+    pub(super) fn compact(
+        &self,
+        is_known: impl Fn(PackNumber) -> bool,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<(), IndexError> {
         let mut keys = self.check(|open| Ok(open.buckets.iter().keys()))?;
         while let Some(key) = self.check(|_| keys.next().transpose())? {
+            if !goes_on() {
+                return Ok(());
+            }
             self.check(|open| {
                 open.buckets.update_and_fetch(&key, |bucket| Some(bucket::retain(bucket?, &is_known)))
             })?;

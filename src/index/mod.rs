@@ -177,18 +177,18 @@ impl ChunkIndex {
 
     /// Takes the chunks of forgotten packs out of the buckets, when they have become many: buckets are only appended to,
     /// and would grow with each pack that comes and goes.
-    pub fn compact(&self) -> Result<(), IndexError> {
+    ///
+    /// Others add and look up meanwhile: a pack has its number in the table before any of its chunks is in a bucket.
+    pub fn compact(&self, goes_on: impl Fn() -> bool) -> Result<(), IndexError> {
         let forgotten = self.database.forgotten_chunks()?;
         if forgotten * FORGOTTEN_SHARE_MAX < self.stats().chunk_count {
             return Ok(());
         }
-        // Nobody adds meanwhile, so each number that is in no table is of a forgotten pack.
-        let _inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = |number: PackNumber| {
             let table = self.packs.read().unwrap_or_else(PoisonError::into_inner);
             table.by_number.contains_key(&number)
         };
-        self.database.compact(is_known)
+        self.database.compact(is_known, goes_on)
     }
 
     /// Makes all that was inserted durable. Only saves time at the next start.

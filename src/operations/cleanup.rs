@@ -19,7 +19,8 @@ impl Operations {
         match end {
             JobEnd::Failed(refusal) => self.fail_backup(&record, refusal.to_string()),
             JobEnd::Stopped(Stop::Cancelled) => {
-                if self.remove_own_snapshot(&record) {
+                // A manifest that could not be removed is known by the record alone.
+                if self.remove_own_snapshot(&record) && record.retired_manifests.is_empty() {
                     self.forget_backup(id);
                 } else {
                     self.forget_later(id);

@@ -65,8 +65,12 @@ impl Operations {
             rewrite_below_percent: request.rewrite_below_percent,
             dry_run: request.dry_run,
         };
-        let collected =
-            self.repository.store().collect_garbage(&options, &mut |manifest| self.judge(manifest), &|seen| self.lost_manifest(seen), control);
+        let collected = self.repository.store().collect_garbage(
+            &options,
+            &mut |manifest| self.judge(manifest),
+            &|seen| self.lost_manifest(seen),
+            control,
+        );
         let report = collected.map_err(|error| match error {
             GarbageError::Stopped(stop) => JobEnd::Stopped(stop),
             error @ GarbageError::UnreadableManifest { .. } => {
@@ -105,9 +109,19 @@ impl Operations {
                 Err(error) => return Err(error.into()),
             };
         let Ok(record) = BackupRecord::decode(&record) else { return Ok(Judgement::WithoutRecord) };
-        let is_named = record.manifest.is_some_and(|named| named.id == manifest.id())
+        let is_named = record.manifest.as_ref().is_some_and(|named| named.id == manifest.id())
             || record.retired_manifests.contains(&manifest.id());
-        Ok(if is_named { Judgement::Needed } else { Judgement::Abandoned })
+        if is_named {
+            return Ok(Judgement::Needed);
+        }
+        // Where the one that is named is gone, this may be all that there is of the backup.
+        let named = record.manifest.as_ref().map(|named| ObjectName::Manifest(named.id));
+        let is_there = match named.map(|named| self.repository.objects().length(named)) {
+            None | Some(Ok(_)) => true,
+            Some(Err(ObjectError::Missing { .. })) => false,
+            Some(Err(error)) => return Err(error.into()),
+        };
+        Ok(if is_there { Judgement::Abandoned } else { Judgement::Needed })
     }
 
     /// A manifest that a record names and that is gone takes the knowledge with it of what its backup needs.
@@ -119,7 +133,9 @@ impl Operations {
             record.manifest.as_ref().filter(|_| !is_going).map(|manifest| manifest.id)
         };
         for record in catalog.all() {
-            let Some(manifest) = wanted(record.id).filter(|manifest| !seen.contains(manifest)) else { continue };
+            let Some(manifest) = wanted(record.id).filter(|manifest| !seen.contains(manifest)) else {
+                continue;
+            };
             match self.repository.objects().length(ObjectName::Manifest(manifest)) {
                 // Published since it was looked for: its session has pinned what it needs.
                 Ok(_) => {}

@@ -19,6 +19,8 @@ struct State {
     /// How many sessions have each pack.
     pinned: HashMap<PackId, usize>,
     condemned: HashSet<PackId>,
+    /// Removed by a collection: whoever has just looked at one must not count on it. Their ids never come again.
+    removed: HashSet<PackId>,
     /// While a collection runs: packs of sessions that have ended since it began. Their manifests may be too new for
     /// it to have seen them.
     lingering: Option<HashSet<PackId>>,
@@ -38,7 +40,7 @@ impl Pins {
             return true;
         }
         let mut state = self.collection.lock();
-        if state.condemned.contains(&pack) {
+        if state.condemned.contains(&pack) || state.removed.contains(&pack) {
             return false;
         }
         *state.pinned.entry(pack).or_default() += 1;
@@ -102,6 +104,11 @@ impl Collecting {
         true
     }
 
+    /// The pack is about to be removed for good.
+    pub(super) fn remove(&self, pack: PackId) {
+        self.collection.lock().removed.insert(pack);
+    }
+
     /// The pack stays after all.
     pub(super) fn pardon(&self, pack: PackId) {
         self.collection.lock().condemned.remove(&pack);
@@ -136,6 +143,10 @@ mod tests {
         collecting.pardon(other);
         assert!(collection.pins().pin(other));
         drop(collecting);
-        assert!(collection.begin().unwrap().condemn(one), "its session ended before this collection began");
+        let collecting = collection.begin().unwrap();
+        assert!(collecting.condemn(one), "its session ended before this collection began");
+        collecting.remove(one);
+        drop(collecting);
+        assert!(!collection.pins().pin(one), "it has gone");
     }
 }

@@ -39,7 +39,10 @@ impl Examination<'_> {
             Entry::Vacant(unknown) => {
                 store.objects.forget_kept(ObjectName::Pack(pack));
                 let looked = store.look_at(pack);
-                unknown.insert(looked.is_ok());
+                // An error of this machine says nothing of the pack.
+                if looked.as_ref().err().is_none_or(StoreError::is_damage) {
+                    unknown.insert(looked.is_ok());
+                }
                 looked
             }
         })

@@ -67,6 +67,11 @@ impl ChunkStore {
         match read_footer(self.objects.as_ref(), id, length) {
             Ok(entries) => {
                 self.index.insert_pack(id, length, &entries)?;
+                if let Err(ObjectError::Missing { .. }) = self.objects.length(ObjectName::Pack(id)) {
+                    // Collected as garbage since it was listed.
+                    self.index.forget_pack(id)?;
+                    return Ok(false);
+                }
                 Ok(true)
             }
             // Removed since it was listed.

@@ -99,11 +99,21 @@ impl ChunkStore {
 
     /// New backups count on this pack no more: a chunk in it, or the pack itself, is not what it should be.
     pub(super) fn distrust(&self, pack: PackId, chunk: Option<ChunkId>, error: &StoreError) {
+        if !error.is_damage() || self.is_unreachable(error) {
+            tracing::warn!(pack = %pack, "{error}: it is not counted on for now");
+            return;
+        }
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         let why = if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
         if self.trust.damage.note(pack, chunk, why) {
             tracing::error!(pack = %pack, cause, "{error}: what new backups need of this pack is stored again");
         }
+    }
+
+    /// Is the pack missing because nothing of the repository is there?
+    fn is_unreachable(&self, error: &StoreError) -> bool {
+        matches!(error, StoreError::Object(ObjectError::Missing { .. }))
+            && self.objects.length(ObjectName::Header).is_err()
     }
 
     /// Returns what is known to be damaged and still there.

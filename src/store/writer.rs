@@ -18,6 +18,9 @@ use crate::format::pack::{self, PackEntry};
 use crate::objects::{ObjectName, ObjectWriter};
 use crate::types::{ChunkId, PackId};
 
+/// A pack is closed with so many chunks, however small: a list may have four times as many.
+const PACK_ENTRIES_MAX: usize = 1 << 18;
+
 /// Packs that may wait for their sync; each holds its dirty pages in the kernel only.
 const UNPUBLISHED_MAX: usize = 2;
 
@@ -179,7 +182,7 @@ impl ChunkWriter {
         lock(&self.unpublished).insert(id);
         self.stats.chunk_count += 1;
         self.stats.plain_bytes += u64::from(plain_length);
-        if pack.length >= pack::LENGTH_TARGET {
+        if pack.length >= pack::LENGTH_TARGET || pack.entries.len() >= PACK_ENTRIES_MAX {
             self.close_pack()?;
         }
         Ok(())

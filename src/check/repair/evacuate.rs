@@ -46,7 +46,7 @@ impl Repair<'_> {
     fn store_again(&self, id: PackId) -> Result<(), CheckError> {
         let session = self.repository.store().session();
         let mut writer = session.writer();
-        for entry in self.good_entries(id)? {
+        for entry in self.good_entries(id)?.unwrap_or_default() {
             self.watch.checkpoint()?;
             // The pack was found damaged: what only it has is stored again.
             let chunk = self.repository.store().load(entry.id);
@@ -60,21 +60,27 @@ impl Repair<'_> {
         }
     }
 
-    /// Returns the good chunks of a pack; none when its list cannot be read.
-    fn good_entries(&self, id: PackId) -> Result<Vec<PackEntry>, CheckError> {
+    /// Returns the chunks of a pack that were good when it was checked; nothing when its list cannot be read now.
+    fn good_entries(&self, id: PackId) -> Result<Option<Vec<PackEntry>>, CheckError> {
+        if self.checker.packs.is_unlisted(id) {
+            return Ok(Some(Vec::new()));
+        }
         let objects = self.repository.objects().as_ref();
         let length = objects.length(ObjectName::Pack(id))?;
-        let checked = check_pack(objects, id, length, Depth::Everything, |_| !self.watch.is_stopped());
-        match checked {
-            Ok(pack) => Ok(pack.good),
+        match check_pack(objects, id, length, Depth::Structure, |_| !self.watch.is_stopped()) {
+            Ok(mut pack) => {
+                pack.good.retain(|entry| !self.checker.packs.was_damaged(id, entry.id));
+                Ok(Some(pack.good))
+            }
             Err(StoreError::Stopped) => Err(CheckError::Stopped),
-            Err(_) => Ok(Vec::new()),
+            Err(_) => Ok(None),
         }
     }
 
-    /// Are all its good chunks in sound packs?
+    /// Are all its good chunks in sound packs? What was good and cannot be read any more has to be somewhere else, too.
     fn is_dispensable(&self, id: PackId) -> Result<bool, CheckError> {
-        for entry in self.good_entries(id)? {
+        let Some(entries) = self.good_entries(id)? else { return Ok(false) };
+        for entry in entries {
             if !self.checker.packs.is_in_sound_pack(entry.id)? {
                 return Ok(false);
             }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::report::CheckReport;
 use super::{CheckError, Checker, Depth, Watch, open_for_writing};
-use crate::catalog::{BackupRecord, BackupStatus};
+use crate::catalog::{BackupDamage, BackupRecord, BackupStatus};
 use crate::repository::{Location, Repository, RepositoryOptions};
 use crate::source::Sources;
 use crate::store::remember_damage;
@@ -101,6 +101,8 @@ pub fn repair(
         report.after = repair.checker.look(watch, &mut |_, _| {})?;
     }
     repair.remember();
+    // What a verification has found so far may be mended: it begins anew.
+    let _ = std::fs::remove_dir_all(repository.state_folder().join("verify"));
     repair.end_errors(&report.after.whole)?;
     Ok(report)
 }
@@ -124,8 +126,13 @@ impl Repair<'_> {
         let catalog = self.repository.catalog();
         for id in whole {
             let is_mended = |record: &BackupRecord| {
-                record.is_damaged()
-                    && record.damage.as_ref().is_some_and(|damage| !damage.differs_from_source)
+                let is_told =
+                    record.fail_reason.as_ref().is_some_and(|reason| reason.starts_with("damaged: "));
+                // Another SHA-256 than before, or than the source's bytes, is nothing that a check would see.
+                let is_seen = |damage: &BackupDamage| {
+                    !damage.differs_from_source && damage.ranges.bytes < record.size_bytes
+                };
+                record.is_damaged() && is_told && record.damage.as_ref().is_some_and(is_seen)
             };
             if catalog.get(*id).is_some_and(|record| is_mended(&record)) {
                 catalog.update(*id, |record| {

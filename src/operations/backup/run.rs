@@ -23,6 +23,8 @@ pub(super) struct BackupJob {
     id: BackupId,
     snapshot: Option<Box<dyn Snapshot>>,
     ended: bool,
+    /// Whatever goes wrong from here on, the record may say that the backup is available.
+    publishes: bool,
 }
 
 impl BackupJob {
@@ -31,7 +33,7 @@ impl BackupJob {
         id: BackupId,
         snapshot: Option<Box<dyn Snapshot>>,
     ) -> Self {
-        Self { operations, id, snapshot, ended: false }
+        Self { operations, id, snapshot, ended: false, publishes: false }
     }
 
     pub(super) fn run(mut self, control: &JobControl) -> Result<(), JobEnd> {
@@ -42,7 +44,10 @@ impl BackupJob {
         match &result {
             Ok(()) => self.operations.clean_up_snapshots_of(self.id),
             Err(end) => {
-                self.operations.discard_manifest(self.id);
+                // The record of one that could not be published may name it all the same: the next start looks.
+                if !self.publishes || matches!(end, JobEnd::Stopped(_)) {
+                    self.operations.discard_manifest(self.id);
+                }
                 self.operations.end_backup(self.id, end);
             }
         }
@@ -64,6 +69,7 @@ impl BackupJob {
         let stored = operations.store_snapshot(&record, snapshot, parent.as_deref(), control)?;
         let image = operations.open_new_image(&record, &stored.manifest)?;
         confirm(snapshot, &image, control)?;
+        self.publishes = true;
         operations.publish(&record, stored, &image, parent.as_deref())
     }
 }

@@ -253,11 +253,17 @@ impl RestoreJob {
             skipped.append(&contents.original.damaged());
             skipped
         };
+        let check_skipped = |skipped: &DamagedRanges| match skipped.is_empty() {
+            true => Ok(()),
+            // What is not there at all is not damaged.
+            false => operations.check_repository_is_there(),
+        };
         loop {
             let is_last = filling.step(&mut ranges, operations.options.restore_step_bytes)?;
             writer.flush().map_err(Refusal::from)?;
             if is_last {
                 let skipped = skipped();
+                check_skipped(&skipped)?;
                 if self.target.stored.skipped != skipped {
                     self.update_target(|target| target.skipped = skipped)?;
                 }
@@ -292,8 +298,7 @@ impl RestoreJob {
 /// Refuses to go on overwriting a volume of which nothing but the repository says that it was begun: whoever can write
 /// there could name any volume.
 fn check_marked(name: &VolumeName, writer: &dyn VolumeWriter) -> Result<(), Refusal> {
-    let mark = writer.mark(MARK_KEY).map_err(Refusal::from)?;
-    if mark.is_some_and(|mark| mark == INCOMPLETE || mark == DAMAGED) {
+    if writer.mark(MARK_KEY).map_err(Refusal::from)?.as_deref() == Some(INCOMPLETE) {
         return Ok(());
     }
     let sentence = format!(

@@ -28,19 +28,19 @@ impl VerifyJob {
             Ok(())
         });
         updated?;
-        let Some(sentence) = sentence else { return Ok(()) };
-        tracing::error!(backup = %self.progress.backup, "{sentence}");
         let found = &self.progress.found;
         if (!found.damaged.is_empty() || found.concerns_others) && !self.progress.follows {
             operations.verify_relatives(self.progress.backup, &self.progress);
         }
+        let Some(sentence) = sentence else { return Ok(()) };
+        tracing::error!(backup = %self.progress.backup, "{sentence}");
         Err(Refusal::new(RefusalKind::Failed, sentence).into())
     }
 }
 
 impl Operations {
     /// A repository that is gone altogether says nothing of a single backup.
-    fn check_repository_is_there(&self) -> Result<(), Refusal> {
+    pub(in crate::operations) fn check_repository_is_there(&self) -> Result<(), Refusal> {
         self.repository.objects().forget_kept(ObjectName::Header);
         match self.repository.objects().length(ObjectName::Header) {
             Ok(_) => Ok(()),

@@ -15,6 +15,9 @@ use crate::types::{ChunkId, PackId};
 /// Needed bytes that are moved before the packs that they are moved from go: the room that a collection needs.
 const BATCH_BYTES: u64 = 256 << 20;
 
+/// And so many chunks, however small: their ids are held.
+const BATCH_CHUNKS: usize = 100_000;
+
 /// Packs on their way to new ones.
 struct Batch {
     session: Arc<WriteSession>,
@@ -97,6 +100,7 @@ impl Run<'_> {
 
     /// Removes a pack; readers that have looked its chunks up before look again.
     fn remove(&self, pack: PackId) -> Result<(), GarbageError> {
+        self.collecting.remove(pack);
         self.store.index.forget_pack(pack).map_err(StoreError::from)?;
         self.store.objects.remove(ObjectName::Pack(pack)).map_err(StoreError::from)?;
         Ok(())
@@ -118,7 +122,7 @@ impl Run<'_> {
                 }
                 Err(Stays::Failed(error)) => return Err(error),
             }
-            if batch.moved_bytes >= BATCH_BYTES {
+            if batch.moved_bytes >= BATCH_BYTES || batch.moved.len() >= BATCH_CHUNKS {
                 self.end_batch(batch)?;
                 batch = self.begin_batch();
             }
@@ -226,7 +230,8 @@ impl Run<'_> {
     fn finish(&self) -> Result<(), GarbageError> {
         let packs = self.store.index.packs();
         self.store.forget_damage(|pack| !packs.contains_key(&pack));
-        self.store.index.compact().map_err(StoreError::from)?;
+        let control = self.control;
+        self.store.index.compact(|| control.checkpoint().is_ok()).map_err(StoreError::from)?;
         Ok(self.store.index.flush().map_err(StoreError::from)?)
     }
 }
