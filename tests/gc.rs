@@ -258,6 +258,13 @@ fn nothing_goes_while_a_manifest_cannot_be_read_or_a_record_is_lost() {
         assert!(error.sentence.contains("amberfs repo check"), "{error}");
         assert_eq!(world.packs(), packs);
     }
+    std::fs::remove_file(&path).unwrap();
+    let engine = world.open();
+    let packs = world.packs();
+    let error = gc(&engine, COLLECT).error.unwrap();
+    assert!(error.sentence.contains(&manifest), "{error}");
+    assert_eq!(world.packs(), packs, "a lost manifest may come back");
+    engine.close();
     std::fs::write(&path, &whole).unwrap();
 
     let record_path = world.repository().join("records").join(b.to_string());

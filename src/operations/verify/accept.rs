@@ -15,6 +15,9 @@ use crate::types::{BackupId, Refusal, RefusalKind};
 /// So many backups of a volume are verified because one of them was found damaged.
 const RELATIVES_MAX: usize = 1000;
 
+/// So many may wait at once: the queue is there for backups and restores, too.
+const VERIFICATIONS_MAX: usize = 5000;
+
 impl Operations {
     /// Checks that a verification would not be refused now.
     pub fn check_verify(&self, requester: &Requester, request: &VerifyRequest) -> Result<(), Refusal> {
@@ -31,8 +34,17 @@ impl Operations {
     ) -> Result<Vec<VerifyAccepted>, Refusal> {
         self.check_writable()?;
         let under_way = self.unfinished_verifications();
+        let planned = self.plan_verify(requester, request)?;
+        if under_way.len() + planned.len() > VERIFICATIONS_MAX {
+            let sentence = format!(
+                "{} verifications wait already, and with these {} there would be more than {VERIFICATIONS_MAX}; name fewer, or set [verify] schedule in the configuration",
+                under_way.len(),
+                planned.len()
+            );
+            return Err(Refusal::new(RefusalKind::InvalidState, sentence));
+        }
         let mut accepted = Vec::new();
-        for record in self.plan_verify(requester, request)? {
+        for record in planned {
             let progress = Progress {
                 against_source: request.against_source,
                 rate: request.rate,

@@ -1,5 +1,6 @@
 //! Verifies without being asked for, the stalest backup first, one at a time.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::progress::Progress;
 use crate::catalog::BackupRecord;
 use crate::operations::Operations;
 use crate::sysio::clock;
-use crate::types::Timestamp;
+use crate::types::{BackupId, Timestamp};
 
 /// How often it looks whether a backup is due, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -46,6 +47,7 @@ impl VerifySchedule {
 
 fn verify_what_is_due(operations: &Weak<Operations>, due_after: Duration, ended: &Receiver<()>) {
     let look_every = LOOK_EVERY.min(due_after);
+    let mut tried = HashSet::new();
     loop {
         // A message never comes: it is disconnected in the end.
         if ended.recv_timeout(look_every) != Err(crossbeam_channel::RecvTimeoutError::Timeout) {
@@ -53,7 +55,7 @@ fn verify_what_is_due(operations: &Weak<Operations>, due_after: Duration, ended:
         }
         while let Some(operations) = operations.upgrade().filter(|operations| !operations.is_shutting_down())
         {
-            if !operations.verify_stalest(due_after) {
+            if !operations.verify_stalest(due_after, &mut tried) {
                 break;
             }
         }
@@ -62,12 +64,20 @@ fn verify_what_is_due(operations: &Weak<Operations>, due_after: Duration, ended:
 
 impl Operations {
     /// Verifies the stalest backup, if it is due, and waits for that. Says whether to look again at once.
-    fn verify_stalest(self: &Arc<Self>, due_after: Duration) -> bool {
+    ///
+    /// One that was cancelled, or could not come to its end, keeps nobody from being verified: it is tried again when all
+    /// others had their turn.
+    fn verify_stalest(self: &Arc<Self>, due_after: Duration, tried: &mut HashSet<BackupId>) -> bool {
         let due_before = Timestamp::from_system_time(clock::now().to_system_time() - due_after);
         let age = |record: &BackupRecord| record.last_verified_at.unwrap_or(record.created_at);
         let mut due = self.repository.catalog().all();
         due.retain(|record| record.has_image() && age(record) < due_before);
-        let Some(record) = due.iter().min_by_key(|record| (age(record), record.id)) else { return false };
+        let stalest = due.iter().filter(|record| !tried.contains(&record.id));
+        let Some(record) = stalest.min_by_key(|record| (age(record), record.id)) else {
+            tried.clear();
+            return false;
+        };
+        tried.insert(record.id);
         let job = match self.verify_one(record, Progress::new(record.id)) {
             Ok(job) => job,
             Err(refusal) => {
@@ -75,9 +85,6 @@ impl Operations {
                 return false;
             }
         };
-        let ended = self.jobs.wait(job);
-        // One that was cancelled, or could not come to its end, is tried again later and not at once.
-        let verified = self.repository.catalog().get(record.id);
-        ended.is_ok() && verified.is_none_or(|now| now.last_verified_at > record.last_verified_at)
+        self.jobs.wait(job).is_ok()
     }
 }
