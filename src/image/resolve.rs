@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::REGION_BYTES;
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::store::{ManifestReader, StoreError, Visited};
 use crate::types::ByteRange;
@@ -65,17 +66,32 @@ pub struct Readable {
 pub fn resolve_what_is_there(layers: &[ManifestReader], region: ByteRange) -> Readable {
     let mut overlay = Overlay::new(region);
     let mut lost = Vec::new();
+    let regions = usize::try_from(region.len().div_ceil(REGION_BYTES)).unwrap_or(usize::MAX).max(1);
+    let pieces_max = PIECES_MAX.saturating_mul(regions);
     for layer in layers {
         overlay.hide_beyond(layer.size_bytes());
         let Some(hull) = overlay.hull() else { break };
         let mut lower = overlay.begin_layer();
-        layer.visit_what_is_there(hull, |visited| match visited {
-            Visited::Extent(extent) => lower.lay(extent),
-            Visited::Lost { range, error } => {
-                lower.cover(range, |_, covered| lost.push((covered, Arc::clone(&error))));
+        let mut visited_pieces = 0;
+        layer.visit_what_is_there(hull, |visited| {
+            visited_pieces += 1;
+            // No image that is read has so many: see `resolve`.
+            if visited_pieces > pieces_max {
+                return;
+            }
+            match visited {
+                Visited::Extent(extent) => lower.lay(extent),
+                Visited::Lost { range, error } => {
+                    lower.cover(range, |_, covered| lost.push((covered, Arc::clone(&error))));
+                }
             }
         });
         lower.finish();
+        if visited_pieces > pieces_max || overlay.piece_count() > pieces_max {
+            let why = format!("it cuts {region} into more than {pieces_max} pieces");
+            let error = Arc::new(StoreError::ManifestCorrupt { id: layer.id(), why });
+            return Readable { segments: Vec::new(), lost: vec![(region, error)] };
+        }
     }
     if let Some(oldest) = layers.last() {
         let gap = |range| (range, Arc::new(StoreError::ManifestGap { id: oldest.id(), range }));

@@ -56,6 +56,13 @@ impl Known {
         true
     }
 
+    /// In the order of the packs.
+    fn all(&self) -> Vec<KnownDamage> {
+        let mut all: Vec<_> = self.packs.values().flat_map(|places| places.values().cloned()).collect();
+        all.sort_by(|one, other| (one.pack, &one.chunk).cmp(&(other.pack, &other.chunk)));
+        all
+    }
+
     fn remove(&mut self, pack: PackId, chunk: Option<ChunkId>) -> bool {
         let Some(places) = self.packs.get_mut(&pack) else { return false };
         let was_there = places.remove(&chunk).is_some();
@@ -121,10 +128,7 @@ impl DamageLog {
 
     /// Returns everything that is known, in the order of the packs.
     pub(super) fn all(&self) -> Vec<KnownDamage> {
-        let known = self.known();
-        let mut all: Vec<_> = known.packs.values().flat_map(|places| places.values().cloned()).collect();
-        all.sort_by(|one, other| (one.pack, &one.chunk).cmp(&(other.pack, &other.chunk)));
-        all
+        self.known().all()
     }
 
     /// Remembers a damaged place; returns whether it is the first one of its pack.
@@ -165,16 +169,19 @@ impl DamageLog {
     }
 
     fn forget(&self, change: impl FnOnce(&mut Known) -> bool) {
-        let changed = change(&mut self.known());
-        if changed && let Err(error) = self.rewrite() {
+        let mut known = self.known();
+        // Under the lock: what is found meanwhile is added behind this.
+        if change(&mut known)
+            && let Err(error) = self.rewrite(&known)
+        {
             tracing::warn!(cause = %error.source, "{error}: damage that is no more may be told of after the next start");
         }
     }
 
-    fn rewrite(&self) -> Result<(), PathError> {
+    fn rewrite(&self, known: &Known) -> Result<(), PathError> {
         let Some((folder, path)) = self.folder.as_ref().zip(self.path()) else { return Ok(()) };
         let mut lines = Vec::new();
-        for damage in self.all() {
+        for damage in known.all() {
             lines.extend(encode(&damage).map_err(|error| PathError::new("write", &path, error))?);
         }
         let temporary = folder.join("tmp");

@@ -19,6 +19,8 @@ use crate::types::{GIB, Timestamp};
 /// With less than one part in so many left, or less than a gibibyte, a disk is nearly full.
 const FREE_PART_MIN: u64 = 20;
 const FREE_BYTES_MIN: u64 = GIB;
+/// With less than this, nothing can be stored.
+const FREE_BYTES_NEEDED: u64 = 64 << 20;
 
 /// So many are named of many that have the same problem.
 const NAMED_MAX: usize = 5;
@@ -153,7 +155,9 @@ impl Vfs {
         let why =
             format!("the disk of the repository {location} has {} of {} bytes left", space.free, space.total);
         let remedy = "enlarge it, or delete backups and run `amberfs repo gc`".to_owned();
-        is_nearly_full.then(|| degraded(REPOSITORY_NEARLY_FULL, since, why, remedy))
+        // A pack does not fit any more, and so no backup.
+        let health = if space.free < FREE_BYTES_NEEDED { Health::Failed } else { Health::Degraded };
+        is_nearly_full.then(|| Problem { health, ..degraded(REPOSITORY_NEARLY_FULL, since, why, remedy) })
     }
 
     fn journal_problem(&self) -> Option<Problem> {
