@@ -19,7 +19,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use amberfs::check::{CheckError, Depth, Watch, check, check_and_remember};
+use amberfs::check::{CheckError, Depth, Watch, check_and_remember};
 use amberfs::format::manifest::{TAIL_LENGTH, Tail};
 use amberfs::objects::ObjectName;
 use amberfs::operations::{DeleteRequest, Requester};
@@ -274,9 +274,11 @@ fn a_backup_that_is_made_and_deleted_beside_the_check_is_no_damage() {
         }
     };
     let watch = Watch::new(Arc::new(AtomicBool::new(false)), Box::new(tell));
-    let report = check(&location(&history.repository()), &options(), Depth::Everything, &watch).unwrap();
+    let (report, is_remembered) =
+        check_and_remember(&location(&history.repository()), &options(), Depth::Everything, &watch).unwrap();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!(report.counts.backups, 3);
+    assert!(!is_remembered, "a daemon has the repository");
 }
 
 #[test]
@@ -291,16 +293,17 @@ fn a_check_that_is_stopped_leaves_nothing() {
                 stopped.store(true, Ordering::SeqCst);
             }
         };
-        let result = check(
+        let result = check_and_remember(
             &location(&history.repository()),
             &options(),
             Depth::Everything,
             &Watch::new(stop, Box::new(tell)),
         );
         // The last of them may come too late to stop anything.
-        assert!(matches!(result, Err(CheckError::Stopped)) || at == "backups", "{at}: {result:?}");
+        let is_stopped = matches!(result, Err(CheckError::Stopped));
+        assert!(is_stopped || at == "backups", "{at}: {result:?}");
+        assert_eq!(history.repository().join("index-state/damage").exists(), !is_stopped, "{at}");
     }
-    assert!(!history.repository().join("index-state/damage").exists());
 }
 
 fn amberfs(arguments: &[&str], repository: &Path) -> (Option<i32>, Value, String) {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::manifests::{Lookup, Manifests};
-use super::packs::{Packs, describe};
+use super::packs::Packs;
 use super::report::HurtBackup;
 use super::{CheckError, Watch};
 use crate::catalog::{BackupRecord, BackupStatus, CatalogError, ManifestReference, read_record};
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::image;
 use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
-use crate::types::{BackupId, ByteRange, ManifestId};
+use crate::types::{BackupId, ByteRange, ManifestId, sentence};
 
 /// The longest chain that is followed: a bound for records that anybody may have written.
 const CHAIN_LENGTH_MAX: usize = 100_000;
@@ -37,7 +37,7 @@ impl Records {
                 // Deleted since the list was made.
                 Err(CatalogError::Object(ObjectError::Missing { .. })) => {}
                 Err(error) => {
-                    records.unreadable.insert(id, describe(&error));
+                    records.unreadable.insert(id, sentence(&error));
                 }
             }
         }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::packs::{Packs, describe};
+use super::packs::Packs;
 use super::report::DamagedObject;
 use super::{CheckError, Watch};
 use crate::catalog::{BackupRecord, ManifestReference};
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName, ObjectStore};
 use crate::store::{ManifestReader, PageCache, StoreError, Visited};
-use crate::types::{ByteRange, ChunkId, ManifestId};
+use crate::types::{ByteRange, ChunkId, ManifestId, sentence};
 
 /// Pages are read once, from one end to the other.
 const PAGE_CACHE_BYTES: u64 = 16 << 20;
@@ -102,7 +102,7 @@ impl Manifests {
             // Of a backup that was deleted since the list was made; a record that names it will miss it.
             Err(StoreError::Object(ObjectError::Missing { .. })) => return Ok(None),
             Err(error) => {
-                state.why = describe(&error);
+                state.why = sentence(&error);
                 object.add(None, state.why.clone());
                 state.object = Some(Box::new(object));
                 return Ok(Some(state));
@@ -110,7 +110,7 @@ impl Manifests {
         };
         state.reference = Some(reference);
         if let Err(error) = reader.check_head() {
-            object.add(Some(ByteRange::new(0, crate::format::manifest::HEAD_LENGTH)), describe(&error));
+            object.add(Some(ByteRange::new(0, crate::format::manifest::HEAD_LENGTH)), sentence(&error));
         }
         match about(&reader) {
             Ok(record) => state.about = Some(Box::new(record)),
@@ -139,7 +139,7 @@ impl Manifests {
 
 fn about(reader: &ManifestReader) -> Result<BackupRecord, String> {
     let unreadable =
-        |error: &dyn std::error::Error| format!("the record in it cannot be read: {}", describe(error));
+        |error: &dyn std::error::Error| format!("the record in it cannot be read: {}", sentence(error));
     let text = reader.about().map_err(|error| unreadable(&error))?;
     BackupRecord::decode(&text).map_err(|error| unreadable(&error))
 }
@@ -176,7 +176,7 @@ fn walk(
                 is_hurt = true;
                 object.add(
                     None,
-                    format!("what it says of {range} of the image is lost: {}", describe(&*error)),
+                    format!("what it says of {range} of the image is lost: {}", sentence(&*error)),
                 );
                 range
             }

@@ -38,17 +38,6 @@ const FOREIGN_MAX: usize = 1000;
 /// So often a check looks again when what it looks at changes meanwhile.
 const TURNS_MAX: usize = 5;
 
-/// Checks the repository at this place.
-pub fn check(
-    location: &Location,
-    options: &RepositoryOptions,
-    depth: Depth,
-    watch: &Watch,
-) -> Result<CheckReport, CheckError> {
-    let mut checker = Checker::open(location, options, depth)?;
-    checker.run(watch, &mut |_, _| {})
-}
-
 /// Checks the repository, and when nobody has it open for writing puts what is damaged into the memory of the next
 /// daemon. Returns whether that could be done.
 pub fn check_and_remember(

@@ -10,7 +10,7 @@ use super::{CheckError, Watch};
 use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName};
 use crate::repository::ObjectsAndIndex;
 use crate::store::{CheckedPack, Depth, FoundDamage, StoreError, check_pack};
-use crate::types::{ByteRange, ChunkId, PackId};
+use crate::types::{ByteRange, ChunkId, PackId, sentence};
 
 /// Of so many damaged chunks it is known which pack has them. More are found damaged all the same.
 const DAMAGED_CHUNKS_MAX: usize = 100_000;
@@ -165,7 +165,7 @@ impl Packs {
             Err(StoreError::Object(ObjectError::Missing { .. })) => return Ok(()),
             Err(error @ StoreError::Stopped) => return Err(error.into()),
             Err(error) => {
-                let why = describe(&error);
+                let why = sentence(&error);
                 let mut object = DamagedObject::new(ObjectName::Pack(id).to_string());
                 object.add(None, format!("its list of chunks cannot be read: {why}"));
                 let why = Some(why);
@@ -211,15 +211,4 @@ impl Packs {
         }
         found
     }
-}
-
-/// Returns an error's sentence with its cause.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        sentence.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    sentence
 }

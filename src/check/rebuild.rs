@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::packs::describe;
 use super::{CheckError, Watch};
 use crate::catalog::{BackupRecord, BackupStatus, ManifestReference};
 use crate::format::manifest::Target;
@@ -19,7 +18,7 @@ use crate::objects::{ObjectEntry, ObjectError, ObjectKind, ObjectName};
 use crate::repository::{Location, Repository, RepositoryOptions};
 use crate::store::{ManifestReader, PageCache, StoreError};
 use crate::sysio::clock;
-use crate::types::{BackupId, ByteRange, ManifestId};
+use crate::types::{BackupId, ByteRange, ManifestId, sentence};
 
 /// So much of an image is resolved at once.
 const STEP_BYTES: u64 = 64 << 20;
@@ -137,7 +136,7 @@ impl<'a> Rebuild<'a> {
                 Ok(candidate) if unreadable.contains(&candidate.about.id) => {}
                 Ok(candidate) => self.candidates.entry(candidate.about.id).or_default().push(candidate),
                 Err(StoreError::Object(ObjectError::Missing { .. })) => {}
-                Err(error) => self.report.unreadable.push((name.to_string(), describe(&error))),
+                Err(error) => self.report.unreadable.push((name.to_string(), sentence(&error))),
             }
         }
         Ok(())
@@ -241,7 +240,7 @@ impl<'a> Rebuild<'a> {
             }
         }
         let allocated = image.allocated_bytes(ByteRange::new(0, image.size_bytes()));
-        Ok(allocated.map(|bytes| record_of(candidate, bytes)).map_err(|error| describe(&*error)))
+        Ok(allocated.map(|bytes| record_of(candidate, bytes)).map_err(|error| sentence(&*error)))
     }
 
     /// Opens the image of a manifest; says why when not all of its data is there.
@@ -252,7 +251,7 @@ impl<'a> Rebuild<'a> {
         };
         let image = match self.repository.open_image(&chain) {
             Ok(image) => image,
-            Err(error) => return Ok(Err(describe(&error))),
+            Err(error) => return Ok(Err(sentence(&error))),
         };
         Ok(match self.first_missing(&image)? {
             None => Ok(image),
@@ -289,7 +288,7 @@ impl<'a> Rebuild<'a> {
                 }
             });
             if let Err(error) = resolved {
-                return Ok(Some(describe(&*error)));
+                return Ok(Some(sentence(&*error)));
             }
             for (range, id) in chunks {
                 if last != Some(id) && !store.is_there(id)? {

@@ -1,6 +1,5 @@
 //! Why a command did not do what it was asked for, and the exit status that says so.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +7,7 @@ use std::process::ExitCode;
 use crate::control::UnwritableWord;
 use crate::daemon::DaemonError;
 use crate::sysio::PathError;
-use crate::types::{Refusal, RefusalKind};
+use crate::types::{Refusal, RefusalKind, sentence};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -81,13 +80,7 @@ impl CliError {
 
     /// Returns the sentence and what caused it, in one line.
     pub fn with_causes(&self) -> String {
-        let mut sentence = format!("error: {self}");
-        let mut source = self.source();
-        while let Some(cause) = source {
-            sentence.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        sentence
+        format!("error: {}", sentence(self))
     }
 
     pub fn exit_code(&self) -> ExitCode {

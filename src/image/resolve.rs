@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::REGION_BYTES;
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::store::{ManifestReader, StoreError, Visited};
-use crate::types::ByteRange;
+use crate::types::{ByteRange, sentence};
 
 /// A region in sectors has an eighth of that. A bound for the memory of whoever reads what somebody else wrote.
 const PIECES_MAX: usize = 1 << 16;
@@ -34,7 +34,7 @@ pub(super) fn resolve(
             .map_err(|error| {
                 Arc::try_unwrap(error).unwrap_or_else(|error| StoreError::ManifestCorrupt {
                     id: layer.id(),
-                    why: describe(&error),
+                    why: sentence(&error),
                 })
             })?;
         lower.finish();
@@ -111,11 +111,6 @@ pub(super) fn cut(extent: &ManifestExtent, range: ByteRange) -> ManifestExtent {
         }
     };
     ManifestExtent { range, target }
-}
-
-fn describe(error: &StoreError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
 }
 
 /// What is known of a region so far, and what is still open.

@@ -6,11 +6,10 @@
 use std::collections::HashSet;
 
 use super::Operations;
-use super::refusal::sentence;
 use crate::catalog::{BackupRecord, BackupStatus, SnapshotReference};
 use crate::jobs::{JobEnd, Stop};
 use crate::source::{SnapshotInfo, Source};
-use crate::types::{BackupId, Refusal, SnapshotName, VolumeName};
+use crate::types::{BackupId, Refusal, SnapshotName, VolumeName, sentence};
 
 impl Operations {
     /// Puts right a backup whose job did not end well.

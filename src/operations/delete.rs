@@ -9,12 +9,11 @@ use std::sync::{Arc, PoisonError};
 use crossbeam_channel::Receiver;
 
 use super::depths::Depths;
-use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot, Stop};
 use crate::source::SourceError;
-use crate::types::{BackupId, Refusal, RefusalKind};
+use crate::types::{BackupId, Refusal, RefusalKind, sentence};
 
 /// So many of the backups that lean on another are named.
 const DEPENDENTS_NAMED: usize = 5;

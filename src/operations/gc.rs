@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::access::not_authorized;
-use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::{BackupRecord, BackupStatus};
 use crate::format::document;
 use crate::jobs::{JobControl, JobEnd, JobId, JobSubject, Slot};
 use crate::objects::{ObjectError, ObjectName};
 use crate::store::{GarbageError, GarbageOptions, Judgement, ManifestReader, StoreError};
-use crate::types::{BackupId, ManifestId, Refusal, RefusalKind};
+use crate::types::{BackupId, ManifestId, Refusal, RefusalKind, sentence};
 
 /// The kind of the job.
 const KIND: &str = "gc";

@@ -1,6 +1,5 @@
 //! Errors of the layers below, as users see them: with the contract's name and the whole chain of causes.
 
-use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
@@ -9,19 +8,7 @@ use crate::jobs::JobError;
 use crate::repository::RepositoryError;
 use crate::source::SourceError;
 use crate::store::StoreError;
-use crate::types::{Refusal, RefusalKind};
-
-/// Returns an error and its causes as one sentence.
-pub(super) fn sentence(error: &dyn Error) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        sentence.push_str(": ");
-        sentence.push_str(&error.to_string());
-        cause = error.source();
-    }
-    sentence
-}
+use crate::types::{Refusal, RefusalKind, sentence};
 
 /// What a backup or a scratch image cannot give.
 pub(super) fn unreadable(error: io::Error) -> Refusal {

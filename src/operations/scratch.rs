@@ -2,11 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::refusal::sentence;
 use super::{Operations, Requester};
 use crate::catalog::BackupRecord;
 use crate::scratch::{NAME_BYTES_MAX, NewScratch, SCRATCH_IMAGES_MAX, ScratchError, ScratchImage};
-use crate::types::{BackupId, Refusal, RefusalKind};
+use crate::types::{BackupId, Refusal, RefusalKind, sentence};
 
 /// What a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

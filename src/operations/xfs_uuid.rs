@@ -7,14 +7,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::access::not_authorized;
-use super::refusal::{sentence, unreadable};
+use super::refusal::unreadable;
 use super::{Operations, Requester};
 use crate::contents::{self, ContentsError, DiskContents, Kind, PartName, Place};
 use crate::source::VolumeWriter;
 use crate::sysio::device::{self, ReadAt, WriteAt};
 use crate::sysio::exclusive;
 use crate::sysio::patched::Patched;
-use crate::types::{ByteRange, Refusal, RefusalKind};
+use crate::types::{ByteRange, Refusal, RefusalKind, sentence};
 use crate::xfs::{self, XfsError};
 
 /// In front of the name of a scratch image.

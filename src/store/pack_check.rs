@@ -6,7 +6,7 @@ use crate::format::codec;
 use crate::format::header::CHUNK_SIZE_MAX;
 use crate::format::pack::{self, HEAD_LENGTH, PackEntry};
 use crate::objects::{ObjectError, ObjectName, ObjectStore};
-use crate::types::{ChunkId, PackId};
+use crate::types::{ChunkId, PackId, sentence};
 
 /// How closely a pack is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn check_pack(
         match decode(objects, id, &entry, &mut stored, &mut plain) {
             Ok(()) => checked.good.push(entry),
             Err(error @ StoreError::Object(ObjectError::Missing { .. })) => return Err(error),
-            Err(error) => checked.damaged.push(PackDamage { entry, why: describe(&error) }),
+            Err(error) => checked.damaged.push(PackDamage { entry, why: sentence(&error) }),
         }
         counted += u64::from(entry.stored_length);
         if !read(entry.stored_length.into()) {
@@ -73,7 +73,7 @@ fn check_head(objects: &dyn ObjectStore, id: PackId) -> Result<Option<String>, S
         Ok(()) if head == pack::encode_head() => Ok(None),
         Ok(()) => Ok(Some(format!("the {HEAD_LENGTH} bytes at 0 are not those that a pack starts with"))),
         Err(error @ ObjectError::Missing { .. }) => Err(error.into()),
-        Err(error) => Ok(Some(describe(&error.into()))),
+        Err(error) => Ok(Some(sentence(&StoreError::from(error)))),
     }
 }
 
@@ -98,9 +98,4 @@ pub(super) fn decode(
         return Err(corrupt("its bytes have another SHA-256".to_owned()));
     }
     Ok(())
-}
-
-fn describe(error: &StoreError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
 }

@@ -15,7 +15,7 @@ use super::pack_index::read_footer;
 use super::{ChunkStore, FoundDamage, KnownDamage, StoreError};
 use crate::index::ChunkPlace;
 use crate::objects::{ObjectError, ObjectName};
-use crate::types::{ChunkId, PackId};
+use crate::types::{ChunkId, PackId, sentence};
 
 /// What is known of the packs. Bounded by the packs that there are.
 #[derive(Default)]
@@ -104,8 +104,7 @@ impl ChunkStore {
             return;
         }
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        let why = if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
-        if self.trust.damage.note(pack, chunk, why) {
+        if self.trust.damage.note(pack, chunk, sentence(error)) {
             tracing::error!(pack = %pack, cause, "{error}: what new backups need of this pack is stored again");
         }
     }

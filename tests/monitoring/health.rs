@@ -1,7 +1,6 @@
 //! `status.json`: each thing that is wrong is told with since when, why and what to do, and is gone when it is put right.
 
 use std::fs;
-use std::process::Command;
 
 use rustix::io::Errno;
 use serde_json::Value;
@@ -53,23 +52,14 @@ fn a_second_daemon_and_an_unreadable_record_are_told() {
     let mut watched = Watched::start();
     watched.volume("v", 1, 1 << 20);
     let id = watched.daemon.backup("v");
-    let mountpoint = tempfile::tempdir().unwrap();
-    let mut second = Command::new(env!("CARGO_BIN_EXE_amberfs"))
-        .args(["mount", "--repo"])
-        .arg(watched.repository())
-        .arg("--volumes")
-        .arg(watched.volumes.path())
-        .arg(mountpoint.path())
-        .spawn()
-        .unwrap();
-    let status = until("the second mount", || fs::read(mountpoint.path().join("status.json")).ok());
-    let status: Value = serde_json::from_slice(&status).unwrap();
+    let mut second = watched.daemon.beside("", &Watched::sections(&watched.volumes));
+    second.serve();
+    let status = second.status();
     let problems = status["problems"].as_array().unwrap();
     let problem = problems.iter().find(|problem| problem["what"] == "repository_read_only").unwrap();
     check(problem, "degraded");
     assert!(watched.problem("repository_read_only").is_none(), "the first one writes");
-    assert!(Command::new("umount").arg(mountpoint.path()).status().unwrap().success());
-    assert!(until("the end of the second daemon", || second.try_wait().unwrap()).success());
+    second.stop();
 
     watched.daemon.stop();
     fs::write(watched.repository().join("records").join(&id), "no record").unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Watched;
 #[cfg(feature = "rbd")]
 use super::support::daemon::Daemon;
-use super::support::daemon::until;
+use super::support::daemon::{Started, until};
 
 #[test]
 fn each_line_of_a_job_in_json_names_the_job_and_its_backup() {
@@ -39,18 +39,13 @@ fn a_name_with_a_line_feed_forges_no_line() {
     let mountpoint = watched.daemon.folder().join("m\n2026-01-01T00:00:00Z ERROR amberfs: forged");
     fs::create_dir(&mountpoint).unwrap();
     let log = watched.daemon.folder().join("other-log");
-    let mut other = Command::new(env!("CARGO_BIN_EXE_amberfs"))
-        .args(["mount", "--repo"])
-        .arg(watched.daemon.folder().join("other"))
-        .arg("--volumes")
-        .arg(watched.volumes.path())
-        .arg(&mountpoint)
-        .stderr(fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
+    command.args(["mount", "--repo"]).arg(watched.daemon.folder().join("other"));
+    command.arg("--volumes").arg(watched.volumes.path()).stderr(fs::File::create(&log).unwrap());
+    let mut other = Started::new(&mut command, &mountpoint);
     until("the mount", || fs::read(mountpoint.join("status.json")).ok());
     rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::DETACH).unwrap();
-    assert!(until("the end of the daemon", || other.try_wait().unwrap()).success());
+    assert!(other.wait().success());
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("forged"), "the name was not told at all: {log}");
     assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");

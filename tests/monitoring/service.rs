@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Watched;
-use super::support::daemon::{PATIENCE, until};
+use super::support::daemon::PATIENCE;
 
 /// The service manager's end.
 struct Manager {
@@ -52,10 +52,10 @@ fn it_is_ready_when_the_mount_answers_and_stopping_when_it_ends() {
     let status = fs::read_to_string(watched.daemon.mount().join("status.json"));
     assert!(status.is_ok_and(|status| status.contains("\"health\"")), "{}", watched.daemon.log());
     assert!(has(&ready, "READY=1") && ready.contains("STATUS=serving "), "{ready}");
-    let pid = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    let pid = i32::try_from(process.process.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(has(&manager.hear(), "STOPPING=1"));
-    assert!(until("the end of the daemon", || process.try_wait().unwrap()).success());
+    assert!(process.wait().success());
     assert!(manager.hear_nothing());
 }
 
@@ -68,7 +68,7 @@ fn a_start_that_fails_is_never_ready() {
     let mut process = watched.daemon.spawn(|command| {
         command.env("NOTIFY_SOCKET", &manager.path);
     });
-    assert!(!until("the end of the daemon", || process.try_wait().unwrap()).success());
+    assert!(!process.wait().success());
     assert!(manager.hear_nothing());
 }
 

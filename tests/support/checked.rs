@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use amberfs::check::{CheckReport, Depth, Watch, check};
+use amberfs::check::{CheckReport, Depth, Watch, check_and_remember};
 use amberfs::format::codec::Compression;
 use amberfs::repository::{Location, Repository, RepositoryOptions};
 use amberfs::types::{BackupId, ByteRange};
@@ -26,11 +26,11 @@ pub fn watch() -> Watch {
 }
 
 pub fn check_full(repository: &Path) -> CheckReport {
-    check(&location(repository), &options(), Depth::Everything, &watch()).unwrap()
+    check_and_remember(&location(repository), &options(), Depth::Everything, &watch()).unwrap().0
 }
 
 pub fn check_quick(repository: &Path) -> CheckReport {
-    check(&location(repository), &options(), Depth::Structure, &watch()).unwrap()
+    check_and_remember(&location(repository), &options(), Depth::Structure, &watch()).unwrap().0
 }
 
 /// Returns the ranges of each backup with a readable record that cannot be read, of those that have any.

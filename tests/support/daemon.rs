@@ -100,13 +100,13 @@ impl Daemon {
 
     /// Starts it in another way, and waits until it serves.
     pub fn serve_with(&mut self, change: impl FnOnce(&mut Command)) {
-        self.process = Some(self.spawn(change));
+        self.process = Some(self.start_process(change));
         self.wait_until_serving();
     }
 
     /// Starts the process.
     pub fn launch(&mut self) {
-        self.process = Some(self.spawn(|_| ()));
+        self.process = Some(self.start_process(|_| ()));
     }
 
     pub fn wait_until_serving(&mut self) {
@@ -127,8 +127,12 @@ impl Daemon {
         fs::read_to_string(self.mount().join("events")).unwrap()
     }
 
-    /// Starts the process in another way, and waits for nothing.
-    pub fn spawn(&self, change: impl FnOnce(&mut Command)) -> Child {
+    /// Starts the process in another way, and waits for nothing. It ends with what is returned, if not before.
+    pub fn spawn(&self, change: impl FnOnce(&mut Command)) -> Started {
+        Started { process: self.start_process(change), mountpoint: self.mount() }
+    }
+
+    fn start_process(&self, change: impl FnOnce(&mut Command)) -> Child {
         let log = OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_amberfs"));
         command.args(["mount", "--config"]).arg(self.folder.path().join("amberfs.toml")).arg(self.mount());
@@ -284,10 +288,38 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        let _ = rustix::mount::unmount(self.mount(), UnmountFlags::DETACH);
+        let process = self.process.take();
+        end(process, &self.mount());
     }
+}
+
+/// A daemon that a test started by itself, on a mountpoint of its own; it ends with the test, also when that fails.
+pub struct Started {
+    pub process: Child,
+    pub mountpoint: PathBuf,
+}
+
+impl Started {
+    /// Starts a command that mounts there.
+    pub fn new(command: &mut Command, mountpoint: &Path) -> Self {
+        Self { process: command.arg(mountpoint).spawn().unwrap(), mountpoint: mountpoint.to_owned() }
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        until("the end of the daemon", || self.process.try_wait().unwrap())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        end(Some(&mut self.process), &self.mountpoint);
+    }
+}
+
+fn end(process: Option<impl std::borrow::BorrowMut<Child>>, mountpoint: &Path) {
+    if let Some(mut process) = process {
+        let _ = process.borrow_mut().kill();
+        let _ = process.borrow_mut().wait();
+    }
+    let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
 }

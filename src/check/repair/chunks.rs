@@ -4,10 +4,9 @@ use super::origins::Origins;
 use super::wanted::Wanted;
 use super::{Repair, RepairReport};
 use crate::check::CheckError;
-use crate::check::packs::describe;
 use crate::objects::ObjectName;
 use crate::store::{ChunkWriter, StoreError, WriteSession, salvage};
-use crate::types::ChunkId;
+use crate::types::{ChunkId, sentence};
 
 /// Takes what was found: checks it once more, stores it, and wants it no more.
 pub(super) struct Stores<'a> {
@@ -103,7 +102,7 @@ impl Repair<'_> {
                 },
             );
             if let Err(error) = salvaged {
-                stores.report.note(format!("{name} cannot be searched: {}", describe(&error)));
+                stores.report.note(format!("{name} cannot be searched: {}", sentence(&error)));
             }
             for plain in found {
                 stores.take(&plain, &format!("{name}, without its list of chunks"))?;

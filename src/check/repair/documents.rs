@@ -6,13 +6,12 @@ use std::sync::Arc;
 use super::{Repair, RepairReport};
 use crate::catalog::{BackupRecord, BackupStatus, CatalogError, ManifestReference, read_record};
 use crate::check::CheckError;
-use crate::check::packs::describe;
 use crate::check::rebuild::Rebuild;
 use crate::format::{FormatError, document};
 use crate::objects::{ObjectError, ObjectName, ObjectStore};
 use crate::store::{ManifestReader, PageCache, StoreError, Visited};
 use crate::sysio::{atomic, clock};
-use crate::types::{BackupId, ByteRange, ManifestId};
+use crate::types::{BackupId, ByteRange, ManifestId, sentence};
 
 /// A manifest is copied through memory, since it takes the place of the damaged one at once. One of 1 TiB in chunks of
 /// 64 KiB, with hardly a hole, is about 700 MB long.
@@ -40,7 +39,7 @@ impl Repair<'_> {
                 }
                 Err(StoreError::Object(ObjectError::Missing { .. })) => {}
                 Err(error) => {
-                    report.note(format!("{name} of {} is not taken: {}", other.location(), describe(&error)))
+                    report.note(format!("{name} of {} is not taken: {}", other.location(), sentence(&error)))
                 }
             }
         }

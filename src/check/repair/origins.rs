@@ -7,9 +7,10 @@ use super::chunks::Stores;
 use super::wanted::{Piece, put_together};
 use crate::catalog::SnapshotReference;
 use crate::check::CheckError;
-use crate::check::packs::describe;
 use crate::source::{InUse, Snapshot, Source, SourceError};
-use crate::types::{BackupId, ByteRange, ChunkId, ManifestId, SnapshotName, SourceName, VolumeName};
+use crate::types::{
+    BackupId, ByteRange, ChunkId, ManifestId, SnapshotName, SourceName, VolumeName, sentence,
+};
 
 type Volume = (SourceName, VolumeName);
 
@@ -82,7 +83,7 @@ impl<'a> Origins<'a> {
             }
             Err(SourceError::SnapshotNotFound { .. } | SourceError::VolumeNotFound { .. }) => Ok(()),
             Err(error) => {
-                let why = describe(&error);
+                let why = sentence(&error);
                 stores.report.note(format!(
                     "snapshot {} of {source_name}/{name} cannot be read: {why}",
                     reference.name
@@ -105,7 +106,7 @@ impl<'a> Origins<'a> {
             Ok(snapshot) => snapshot,
             Err(SourceError::VolumeNotFound { .. }) => return Ok(()),
             Err(error) => {
-                stores.report.note(format!("{source_name}/{name} cannot be read: {}", describe(&error)));
+                stores.report.note(format!("{source_name}/{name} cannot be read: {}", sentence(&error)));
                 return Ok(());
             }
         };
@@ -114,7 +115,7 @@ impl<'a> Origins<'a> {
         let info = snapshot.info().clone();
         drop(snapshot);
         if let Err(error) = source.remove_snapshot(name, &info) {
-            let why = describe(&error);
+            let why = sentence(&error);
             stores.report.note(format!(
                 "snapshot {} of {source_name}/{name} cannot be removed: {why}; the next start of the daemon does it",
                 info.name
@@ -150,7 +151,7 @@ impl<'a> Origins<'a> {
                         }
                     }
                     Err(error) => {
-                        stores.report.note(format!("{from} cannot be read: {}", describe(&error)));
+                        stores.report.note(format!("{from} cannot be read: {}", sentence(&error)));
                         return Ok(());
                     }
                 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use super::super::refusal::sentence;
 use super::super::select::VolumeSelection;
 use super::super::{Operations, Requester, WithoutParent};
 use super::run::BackupJob;
@@ -12,7 +11,7 @@ use crate::catalog::{BackupRecord, BackupStatus, DiffCheck, SnapshotReference};
 use crate::jobs::{JobSubject, Slot};
 use crate::source::{Consistency, InUse, Snapshot};
 use crate::sysio::clock;
-use crate::types::{BackupId, Refusal, RefusalKind, SnapshotName, Timestamp, gib_rounded_up};
+use crate::types::{BackupId, Refusal, RefusalKind, SnapshotName, Timestamp, gib_rounded_up, sentence};
 
 /// A longer one would not fit into a record with everything else at its longest.
 const TEXT_LENGTH_MAX: usize = 4096;

@@ -5,14 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::Operations;
-use super::super::refusal::sentence;
 use super::accept::is_temporary_name;
 use super::run::{Beginning, RestoreJob};
 use super::target::{Reservation, Target};
 use crate::catalog::{BackupRecord, BackupStatus, CatalogError, RestoreTarget};
 use crate::jobs::{JobControl, JobEnd};
 use crate::source::{Source, SourceError, VolumeWriter};
-use crate::types::{BackupId, Refusal, RefusalKind, VolumeName};
+use crate::types::{BackupId, Refusal, RefusalKind, VolumeName, sentence};
 
 /// Twice what a cluster needs to forget a client that died.
 const DEAD_CLIENT_PATIENCE: Duration = Duration::from_secs(60);

@@ -11,10 +11,9 @@ use crate::format::image_hash::ImageHash;
 use crate::image::Image;
 use crate::jobs::{JobControl, JobEnd, Pace, Stop};
 use crate::operations::Operations;
-use crate::operations::refusal::sentence;
 use crate::repository::RepositoryError;
 use crate::store::{ManifestReader, Visited};
-use crate::types::{ByteRange, GIB, MIB, Refusal};
+use crate::types::{ByteRange, GIB, MIB, Refusal, sentence};
 
 /// Manifest pages that a verification keeps.
 const PAGE_CACHE_BYTES: u64 = 16 * MIB;

@@ -9,11 +9,10 @@ use super::progress::Found;
 use crate::format::image_hash::ImageHash;
 use crate::format::manifest::{ManifestExtent, Target};
 use crate::image::{Image, Part};
-use crate::operations::refusal::sentence;
 use crate::operations::zeros::is_zero;
 use crate::source::Snapshot;
 use crate::store::{ChunkStore, Examination, StoreError};
-use crate::types::{ByteRange, ChunkId, Refusal};
+use crate::types::{ByteRange, ChunkId, Refusal, sentence};
 
 /// Chunks that were examined a moment ago are not examined again for each small piece of them.
 const RECENT_BYTES: u64 = 8 << 20;
